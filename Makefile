@@ -1,0 +1,48 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Each sets up .venv on first use.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+# More BLAS threads than cores slow small networks down many times over: every process here uses one.
+export OMP_NUM_THREADS ?= 1
+export MKL_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow check figures clean
+
+help:            ## what can be made
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
+
+$(BIN)/python:
+	@command -v $(PYTHON) >/dev/null || { echo "error: no '$(PYTHON)' on the PATH; install Python 3.11 or newer, or run make PYTHON=/path/to/python3" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed, '$(PYTHON)' is $$($(PYTHON) -V); run make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "error: '$(PYTHON)' has no venv module (on Debian and Ubuntu: apt install python3-venv)" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(BIN)/python pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.installed           ## set up, compare the bounds, train M3PO, check its guarantee -> demo/index.html
+	$(BIN)/python -m analysis.demo
+
+test: $(VENV)/.installed-dev       ## set up and run the test suite
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 tests
+
+test-slow: $(VENV)/.installed-dev  ## the tests marked slow as well
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 -m '' tests
+
+check: $(VENV)/.installed-dev      ## lint, types, import contract
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy bounds m3po analysis paper_figures tests
+	$(BIN)/lint-imports
+
+figures: $(VENV)/.installed        ## redraw every figure of the paper that has its data
+	$(BIN)/python -m paper_figures
+
+clean:           ## remove the virtual environment and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

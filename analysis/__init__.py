@@ -1,0 +1,1 @@
+"""Command lines and reports over the bounds and over training runs."""

@@ -1,0 +1,1 @@
+"""The paper's figures, one file each: load(results) -> arrays, draw(axes, arrays), main."""
