@@ -3,6 +3,7 @@
 import itertools
 import math
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,21 +15,24 @@ from bounds import confidence
 from bounds.confidence import betting, clopper_pearson, empirical_bernstein, hoeffding, simultaneous
 
 METHODS = [hoeffding, empirical_bernstein, betting, clopper_pearson]
+UNKNOWN_SIDES: Any = "both"
 CHANCE_TESTS = [1e-3, 0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 0.98, 0.999]
 
 
-def every_path(values, n):
+def every_path(values: Any, n: int) -> Any:
     """[n, len(values)**n]: all sequences of n draws."""
     return np.array(list(itertools.product(values, repeat=n)), dtype=float).T
 
 
-def exact_miss(method, sides, delta, values, n, mean_of, probabilities):
+def exact_miss(
+    method: confidence.Method, sides: Any, delta: float, values: Any, n: int, mean_of: float, probabilities: Any
+) -> float:
     """Probability that the interval misses the mean, summed over every path."""
     paths = every_path(range(len(values)), n).astype(int)
     draws = np.asarray(values)[paths]
     interval = method(draws, 1 - delta, sides=sides)
     weight = np.prod(np.asarray(probabilities)[paths], axis=0)
-    return weight[(interval.lower > mean_of) | (interval.upper < mean_of)].sum()
+    return float(weight[(interval.lower > mean_of) | (interval.upper < mean_of)].sum())
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -60,7 +64,7 @@ def test_betting_capital_is_a_martingale_at_the_mean():
     assert (capital >= 0).all()
 
 
-def wealth_by_loop(draws, mean, delta, stake=0.5):
+def wealth_by_loop(draws: Any, mean: float, delta: float, stake: float = 0.5) -> float:
     """The definition, one draw at a time, in exact arithmetic apart from the square root."""
     capital, best, n = 1.0, 1.0, len(draws)
     total, squares = Fraction(1, 2), Fraction(1, 4)
@@ -132,9 +136,9 @@ def test_clopper_pearson_inverts_the_binomial_tails(n):
     np.testing.assert_allclose(interval.estimate, np.arange(n + 1) / n)
 
 
-def binomial_test(misses, repetitions, delta):
+def binomial_test(misses: int, repetitions: int, delta: float) -> float:
     """Chance of at least this many misses were the coverage exactly 1 - delta."""
-    return stats.binom.sf(misses - 1, repetitions, delta)
+    return float(stats.binom.sf(misses - 1, repetitions, delta))
 
 
 @pytest.mark.parametrize("method", [hoeffding, empirical_bernstein, betting])
@@ -222,7 +226,7 @@ def test_scalars_for_one_quantity():
         (lambda: hoeffding([0.2], 1.0), "confidence must lie in (0, 1), got 1.0"),
         (lambda: simultaneous(hoeffding, [[0.2]], 0.0), "confidence must lie in (0, 1), got 0.0"),
         (lambda: simultaneous(hoeffding, np.zeros((3, 0))), "(3, 0)"),
-        (lambda: hoeffding([0.2], sides="both"), "'both'"),
+        (lambda: hoeffding([0.2], sides=UNKNOWN_SIDES), "'both'"),
         (lambda: hoeffding([0.2], low=1.0, high=1.0), "low=1.0, high=1.0"),
         (lambda: clopper_pearson([0.0, 0.5]), "exactly 0.0 or 1.0, got 0.5"),
     ],

@@ -1,5 +1,8 @@
 """TV formulas against quadrature, arbitrary precision and Monte Carlo with standard errors."""
 
+import itertools
+from typing import Any
+
 import mpmath
 import numpy as np
 import pytest
@@ -58,7 +61,7 @@ def test_gaussian_tv_agrees_with_quadrature_of_the_definition():
         grid = np.linspace(-40, 40, 801)
         total = sum(
             integrate.quad(lambda x, p=p, q=q: abs(p.pdf(x) - q.pdf(x)), low, high, epsabs=1e-13)[0]
-            for low, high in zip(grid[:-1], grid[1:], strict=True)
+            for low, high in itertools.pairwise(grid)
         )
         assert gaussian_tv(m1, s1, m2, s2) == pytest.approx(total / 2, abs=1e-9)
 
@@ -82,15 +85,15 @@ def test_equal_covariance_is_the_one_dimensional_form(distance, scale):
     assert equal_covariance_tv(distance) == pytest.approx(gaussian_tv(0.0, scale, distance * scale, scale), rel=1e-13)
 
 
-def draws(rng, mean, std, n):
+def draws(rng: np.random.Generator, mean: Any, std: Any, n: int) -> Any:
     return mean + std * rng.standard_normal((n, np.size(mean)))
 
 
-def log_density(x, mean, std):
+def log_density(x: Any, mean: Any, std: Any) -> Any:
     return stats.norm.logpdf(x, mean, std).sum(-1)
 
 
-def diagonal_pair(rng, dimensions, shift, spread):
+def diagonal_pair(rng: np.random.Generator, dimensions: int, shift: float, spread: float) -> tuple[Any, Any, Any, Any]:
     """Two diagonal Gaussians whose TV is far from both 0 and 1."""
     mean_1, std_1 = rng.normal(size=dimensions), np.exp(rng.normal(size=dimensions))
     mean_2 = mean_1 + shift * std_1 * rng.normal(size=dimensions) / np.sqrt(dimensions)
