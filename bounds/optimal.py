@@ -59,7 +59,7 @@ def _geometric(base_log: FloatArray, one_minus_base: FloatArray, length: FloatAr
 
 def _first_time_capped(needed_power: FloatArray, log_q: FloatArray) -> FloatArray:
     """The first whole t >= 1 with (1-eps_pi)^t <= needed_power; FOREVER where there is none."""
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         time = np.ceil(np.log(needed_power) / log_q)
     time = np.where(needed_power >= 1, 1.0, np.where(needed_power <= 0, FOREVER, time))
     return np.clip(np.where(np.isnan(time), FOREVER, time), 1.0, FOREVER)
@@ -83,7 +83,7 @@ def _optimal_full(x: Arguments) -> FloatArray:
     with np.errstate(invalid="ignore", over="ignore"):
         discounted = _geometric(log_g + log_q, (1 - g) + g * p, n)
         reached = (m + p) * _geometric(log_q, p, n)
-        last = np.where(g == 0, 0.0, np.exp((n + 1) * log_g))
+        last = np.where(g == 0, 0.0, g * np.exp(n * log_g))
     bracket = (m + p) * g * discounted + last * np.maximum(1 - reached, 0.0)
     return np.asarray(2 * x.r_max * np.where(m + p == 0, 0.0, bracket) / (1 - g))
 
@@ -126,9 +126,10 @@ def _branched_tile(
     whose whole future t >= k is summed by parts.
     """
     n = np.arange(start, stop, dtype=np.float64)[None, :]
-    log_g, log_q = np.log(g), np.log1p(-p)
-    q_n = np.exp(n * log_q)
-    drift = np.where(p == 0, n, -np.expm1(n * log_q) / np.where(p == 0, 1.0, p))
+    with np.errstate(divide="ignore"):
+        log_g, log_q = np.log(g), np.log1p(-p)
+    q_n, lost_n = np.exp(n * log_q), -np.expm1(n * log_q)
+    drift = np.where(p == 0, n, lost_n / np.where(p == 0, 1.0, p))
     total = np.zeros(g.shape[0])
 
     if start < np.max(length):
@@ -142,19 +143,19 @@ def _branched_tile(
         with np.errstate(invalid="ignore"):
             drift_there = np.where(p == 0, uncapped, -np.expm1(uncapped * log_q) / np.where(p == 0, 1.0, p))
         drift_there = np.where(uncapped == 0, 0.0, drift_there)
-        inner = (n - uncapped) + uncapped * (1 - q_n) + m * _sum_of_drifts(uncapped, p, drift_there)
-        total += np.sum(np.where(early, np.exp(n * log_g) * inner / n, 0.0), axis=1) * (1 - g[:, 0])
+        inner = (n - uncapped) + uncapped * lost_n + m * _sum_of_drifts(uncapped, p, drift_there)
+        total += np.sum(np.where(early, np.exp((n - 1) * log_g) * inner / n, 0.0), axis=1) * (g * (1 - g))[:, 0]
 
     here = n <= length
     q_k = np.exp(length * log_q)
-    at_k = np.minimum((-np.expm1(length * log_q)) + m * drift, 1.0)
+    at_k = np.minimum(m * drift - np.expm1(length * log_q), 1.0)
     capped = np.maximum(_first_time_capped(m * drift, log_q), length)
     steps = np.maximum(capped - 1 - length, 0.0)
     with np.errstate(invalid="ignore", over="ignore"):
         increments = p * g * q_k * _geometric(log_g + log_q, (1 - g) + g * p, steps)
         beyond = np.exp((capped - length) * log_g) * np.maximum(np.exp((capped - 1) * log_q) - m * drift, 0.0)
     future = np.where(capped <= length, 1.0, at_k + increments + np.where(capped >= FOREVER, 0.0, beyond))
-    total += np.sum(np.where(here, future, 0.0), axis=1) * np.exp(length * log_g)[:, 0] / length[:, 0]
+    total += np.sum(np.where(here, future, 0.0), axis=1) * (g * np.exp((length - 1) * log_g) / length)[:, 0]
     return total
 
 
