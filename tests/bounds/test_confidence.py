@@ -47,7 +47,7 @@ def test_exact_coverage_on_bernoulli_draws(method, sides, delta):
 def test_exact_coverage_on_three_valued_draws(method):
     values = np.array([0.0, 0.3, 1.0])
     for probabilities in [(0.6, 0.3, 0.1), (0.05, 0.05, 0.9), (0.0, 0.99, 0.01), (0.98, 0.0, 0.02)]:
-        mean = values @ probabilities
+        mean = float(values @ probabilities)
         assert exact_miss(method, "two", 0.1, values, 7, mean, probabilities) <= 0.1 + 1e-12
 
 

@@ -1,6 +1,5 @@
 """TV formulas against quadrature, arbitrary precision and Monte Carlo with standard errors."""
 
-import itertools
 from typing import Any
 
 import mpmath
@@ -56,14 +55,11 @@ def test_gaussian_tv_is_accurate_to_rounding_at_any_scales(a, b, near, shift, ki
 
 def test_gaussian_tv_agrees_with_quadrature_of_the_definition():
     """Independent of crossing points altogether: half the integral of |p - q|."""
+    grid = np.linspace(-40, 40, 1_000_001)
     for m1, s1, m2, s2 in [(0, 1, 1, 1), (0, 1, 0, 2), (0.3, 0.7, -1.2, 2.5), (0, 1, 0.01, 1.001), (2, 3, 2, 0.2)]:
-        p, q = stats.norm(m1, s1), stats.norm(m2, s2)
-        grid = np.linspace(-40, 40, 801)
-        total = sum(
-            integrate.quad(lambda x, p=p, q=q: abs(p.pdf(x) - q.pdf(x)), low, high, epsabs=1e-13)[0]
-            for low, high in itertools.pairwise(grid)
-        )
-        assert gaussian_tv(m1, s1, m2, s2) == pytest.approx(total / 2, abs=1e-9)
+        distance = np.abs(stats.norm.pdf(grid, m1, s1) - stats.norm.pdf(grid, m2, s2))
+        total = integrate.trapezoid(distance, grid)
+        assert gaussian_tv(m1, s1, m2, s2) == pytest.approx(total / 2, abs=2e-9)
 
 
 def test_gaussian_tv_limits_and_broadcasting():
