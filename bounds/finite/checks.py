@@ -51,8 +51,8 @@ class TheoremReport:
     """One theorem over many instances.
 
     Attributes:
-        name: the bound; ``certificate-full`` or ``certificate-branched`` is Theorem 4, ``certificate-reward-*`` the same with
-            a learned reward.
+        name: the bound; ``certificate-full`` or ``certificate-branched`` is Theorem 4, ``certificate-reward-*`` the
+            same with a learned reward.
         largest_ratio: max of |gap| / discrepancy.
         family: the family of the instance that reached it.
         instances: how many were checked.
@@ -184,8 +184,8 @@ def learned_reward_ratio(
 def noisy_reward(rng: np.random.Generator, instance: Instance) -> Layers:
     """A learned reward within the range, layer by layer, wrong in one of three ways.
 
-    Noise of both signs; noise of one sign, so that errors do not cancel; or an error only where the policy acts more often
-    than the data policy does, which real data hardly show.
+    Noise of both signs; noise of one sign, so that errors do not cancel; or an error only where the policy acts more
+    often than the data policy does, which real data hardly show.
     """
     process, size = instance.process, instance.reward_range * 10.0 ** rng.uniform(-3.0, 0.0)
     way = rng.integers(3)

@@ -1,0 +1,169 @@
+"""``python -m analysis.search_counterexample``: try to refute a bound on exact finite processes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import tyro
+from tqdm import tqdm
+
+from analysis.adversary import BoundTarget, Candidate, CertificateTarget, Target, search
+from bounds import ALL_BOUNDS, get
+from bounds.finite.checks import TOLERANCE, measure
+from bounds.finite.instance import Rollout, save_instance
+from m3po.command_line import run
+
+CERTIFICATES = ("certificate", "certificate-full")
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """Search, by gradient ascent and hand-made hard cases, for a process on which a bound's discrepancy is too small.
+
+    Prints the largest ratio gap/discrepancy found, recomputed exactly, and saves the process that reaches it.
+    Exit code 1 if that ratio is above 1 beyond rounding: the bound is refuted.
+    """
+
+    bound: str
+    """A name of the catalogue (m3po-th1, mbpo-4.2, optimal-branched, ...), `certificate` (Theorem 4, branched rollouts)
+    or `certificate-full` (Theorem 4, the model from the start)."""
+    discount: Annotated[float, tyro.conf.arg(name="gamma")]
+    """Discount, in [0, 1)."""
+    rollout_length: Annotated[int, tyro.conf.arg(name="k")] = 1
+    """Model steps of a branched rollout, >= 1; full-model bounds ignore it."""
+    restarts: int = 8
+    """Random processes that gradient ascent starts from, >= 1."""
+    steps: int = 300
+    """Steps of the gradient ascent, >= 1."""
+    horizon: int | None = None
+    """Transitions of an episode, >= 1; by default long enough to see 99% of an infinite one, at most 60 in the ascent."""
+    states: int = 4
+    """States per time of the ascended processes, >= 2."""
+    actions: int = 3
+    """Actions of the ascended processes, >= 1."""
+    seed: int = 0
+    """Seed of the random processes, >= 0."""
+    json: bool = False
+    """Print one JSON object instead of text."""
+    out: Path | None = None
+    """Where to save the hardest instance (.npz, read by bounds.finite.load_instance); nothing is saved without it,
+    unless the bound is refuted: then counterexample-BOUND.npz in the current directory."""
+
+    def __post_init__(self) -> None:
+        names = (*(bound.name for bound in ALL_BOUNDS), *CERTIFICATES)
+        if self.bound not in names:
+            raise ValueError(f"--bound must be one of {', '.join(names)}, got {self.bound!r}")
+        if not 0.0 <= self.discount < 1.0:
+            raise ValueError(f"--gamma must be in [0, 1), got {self.discount}")
+        smallest = {"k": (self.rollout_length, 1), "restarts": (self.restarts, 1), "steps": (self.steps, 1)}
+        smallest |= {"states": (self.states, 2), "actions": (self.actions, 1), "seed": (self.seed, 0)}
+        if self.horizon is not None:
+            smallest["horizon"] = (self.horizon, 1)
+        for flag, (value, least) in smallest.items():
+            if value < least:
+                raise ValueError(f"--{flag} must be >= {least}, got {value}")
+        if self.out is not None and not self.out.parent.is_dir():
+            raise ValueError(f"--out {self.out}: there is no directory {self.out.parent}")
+
+
+def target_of(config: SearchConfig) -> Target:
+    """What the configuration attacks."""
+    if config.bound in CERTIFICATES:
+        rollout: Rollout = "averaged" if config.bound == "certificate" else "full"
+        return CertificateTarget(config.discount, config.rollout_length, rollout)
+    return BoundTarget(get(config.bound), config.discount, config.rollout_length)
+
+
+def facts_of(config: SearchConfig, target: Target, best: Candidate) -> dict[str, float | int | str | bool]:
+    """What is reported about the hardest instance, all of it recomputed by the exact engine."""
+    measured = measure(best.instance, config.discount, config.rollout_length)
+    profiles = measured.current_policy_profiles if target.errors_under_policy else measured.profiles
+    gap = measured.gaps[target.rollout]
+    return {
+        "bound": config.bound,
+        "gamma": config.discount,
+        "k": config.rollout_length,
+        "best_ratio": best.ratio,
+        "refuted": bool(best.ratio > 1.0 + TOLERANCE),
+        "origin": best.origin,
+        "return_gap": gap,
+        "discrepancy": abs(gap) / best.ratio if best.ratio > 0.0 else float("nan"),
+        "model_error": profiles.model_error_max,
+        "policy_divergence_sup": measured.profiles.policy_divergence_sup,
+        "reward_range": measured.reward_range,
+        "horizon": best.instance.process.horizon,
+        "restarts": config.restarts,
+        "seed": config.seed,
+    }
+
+
+def main(config: SearchConfig) -> int:
+    """Run the search; 1 when the bound is refuted, 0 otherwise."""
+    torch.set_num_threads(1)  # the tensors are small: threads would only wait for each other
+    target = target_of(config)
+    with tqdm(total=config.steps, desc=f"attacking {config.bound}", file=sys.stderr, unit="step") as bar:
+
+        def advance(ratio: float) -> None:
+            bar.set_postfix_str(f"best ratio {ratio:.4f}", refresh=False)
+            bar.update()
+
+        candidates = search(
+            target,
+            restarts=config.restarts,
+            steps=config.steps,
+            horizon=config.horizon,
+            states=config.states,
+            actions=config.actions,
+            seed=config.seed,
+            progress=advance,
+        )
+    best = candidates[0]
+    facts: dict[str, object] = dict(facts_of(config, target, best))
+    facts["best_ascent_ratio"] = max(c.ratio for c in candidates if c.origin == "gradient ascent")
+    path = config.out or (Path(f"counterexample-{config.bound}.npz") if facts["refuted"] else None)
+    if path is not None:
+        save_instance(path, best.instance, bound=config.bound, gamma=config.discount, k=config.rollout_length)
+    facts["saved"] = None if path is None else str(path)
+    if config.json:
+        print(json.dumps({name: None if value != value else value for name, value in facts.items()}))
+    else:
+        print(report(facts))
+    return int(bool(facts["refuted"]))
+
+
+def report(facts: dict[str, object]) -> str:
+    """The search's result in words."""
+    verdict = (
+        f"REFUTED: the gap of one process is {facts['best_ratio']:.6g} times the discrepancy."
+        if facts["refuted"]
+        else f"Not refuted: the hardest process found uses {facts['best_ratio']:.6g} of the discrepancy."
+    )
+    lines = [
+        f"{facts['bound']} at gamma {facts['gamma']}, k {facts['k']}",
+        verdict,
+        f"  found by            {facts['origin']} (best by gradient ascent alone: {facts['best_ascent_ratio']:.6g})",
+        f"  return gap          {facts['return_gap']:.10g} (true minus model)",
+        f"  discrepancy         {facts['discrepancy']:.10g}",
+        f"  model error         {facts['model_error']:.6g}",
+        f"  policy divergence   {facts['policy_divergence_sup']:.6g} (sup)",
+        f"  reward range        {facts['reward_range']:.6g}",
+        f"  transitions         {facts['horizon']}",
+    ]
+    if facts["saved"] is not None:
+        lines.append(f"  saved to            {facts['saved']}")
+    return "\n".join(lines)
+
+
+def cli(arguments: Sequence[str] | None = None) -> None:
+    """The command line; exits."""
+    run(main, SearchConfig, arguments, prog="python -m analysis.search_counterexample")
+
+
+if __name__ == "__main__":
+    cli()
