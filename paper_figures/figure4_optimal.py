@@ -1,0 +1,124 @@
+"""Figure 4 for the optimal bounds, and paper, linear and optimal discrepancies beside the trivial one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import bounds
+from analysis.figure_style import BOUND_COLOURS, BOUND_LABELS, TRIVIAL_COLOUR, figure_style
+from bounds.bound import FloatArray
+from paper_figures import figure4
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+PANELS_IMAGE = Path("docs/images/figure4_optimal.png")
+TIGHTNESS_IMAGE = Path("docs/images/bounds_tightness.png")
+COMPARED = ("m3po-th1", "m3po-th2", "linear-full", "linear-branched", "optimal-full", "optimal-branched")
+# What the other two are while one varies; k = 1 for the branched bounds.
+FIXED = {"model_error": 0.01, "policy_divergence": 0.01, "discount": 0.95}
+POINTS = 241
+
+
+@dataclass(frozen=True, eq=False)
+class Sweep:
+    """Discrepancies while one quantity varies and the two others stay.
+
+    Attributes:
+        label: the name of the horizontal axis.
+        fixed: what stays, for the title.
+        x: [N], the horizontal axis: an error, or the effective horizon 1/(1-gamma).
+        share: per bound [N], discrepancy over the trivial R/(1-gamma).
+    """
+
+    label: str
+    fixed: str
+    x: FloatArray
+    share: dict[str, FloatArray]
+
+
+def load() -> tuple[Sweep, ...]:
+    """Against model error, policy divergence, and effective horizon."""
+    errors = np.geomspace(1e-4, 1, POINTS)
+    horizons = np.geomspace(2, 1000, POINTS)
+    names = {"model_error": "\\epsilon_m", "policy_divergence": "\\epsilon_\\pi", "discount": "\\gamma"}
+    sweeps = []
+    for varied, label, x, values in (
+        ("model_error", "model error $\\epsilon_m$", errors, errors),
+        ("policy_divergence", "policy divergence $\\epsilon_\\pi$", errors, errors),
+        ("discount", "effective horizon $1/(1-\\gamma)$", horizons, 1 - 1 / horizons),
+    ):
+        arguments: dict[str, Any] = {**FIXED, varied: values}
+        trivial = 2 / (1 - np.asarray(arguments["discount"]))
+        sweeps.append(
+            Sweep(
+                label=label,
+                fixed=",  ".join(f"${names[name]} = {FIXED[name]:g}$" for name in FIXED if name != varied),
+                x=x,
+                share={name: bounds.get(name).evaluate(**arguments) / trivial for name in COMPARED},
+            )
+        )
+    return tuple(sweeps)
+
+
+def draw(axes: Sequence[Axes], sweeps: tuple[Sweep, ...]) -> None:
+    """One panel for each sweep; the grey region is vacuous."""
+    for column, (here, sweep) in enumerate(zip(axes, sweeps, strict=True)):
+        here.axhspan(1, 1e4, color=TRIVIAL_COLOUR, alpha=0.12, linewidth=0)
+        here.axhline(1, color=TRIVIAL_COLOUR, linewidth=1.2)
+        for name in COMPARED:
+            full = bounds.get(name).scheme == "full"
+            here.plot(
+                sweep.x,
+                sweep.share[name],
+                color=BOUND_COLOURS[name],
+                linestyle=(0, (4, 2)) if full else "-",
+                label=BOUND_LABELS[name] + ("" if full else ", $k = 1$"),
+            )
+        here.set_xscale("log")
+        here.set_yscale("log")
+        here.set_xlim(sweep.x[0], sweep.x[-1])
+        here.set_ylim(1e-2, 1e2)
+        here.set_yticks([0.01, 0.1, 1, 10, 100], ["1%", "10%", "100%", "1,000%", "10,000%"])
+        here.set_title(sweep.fixed)
+        here.set_xlabel(sweep.label)
+        here.tick_params(which="minor", length=0)
+        if column == 0:
+            here.set_ylabel("discrepancy over trivial $R/(1-\\gamma)$")
+            here.annotate("vacuous", xy=(0.04, 0.97), xycoords="axes fraction", va="top", fontsize=8)
+
+
+def main(panels_image: Path = PANELS_IMAGE, tightness_image: Path = TIGHTNESS_IMAGE) -> tuple[Path, Path]:
+    """Compute, draw and write both figures; returns where."""
+    with figure_style():
+        from matplotlib.figure import Figure
+
+        panels = Figure(figsize=(8.4, 6.0), layout="constrained")
+        figure4.draw(
+            panels.subplots(2, 3, sharex=True, sharey=True),
+            figure4.load("optimal-branched", "optimal-full"),
+            difference_label="$C^*_\\mathrm{branch}(k) - C^*_\\mathrm{full}$",
+            notes=(
+                "branched preferred for every $k$",
+                "$\\epsilon_m + \\epsilon_\\pi = 1$: both schemes are at\n"
+                "$\\gamma R/(1-\\gamma)$, nothing is guaranteed",
+            ),
+        )
+        panels_image.parent.mkdir(parents=True, exist_ok=True)
+        panels.savefig(panels_image, dpi=110)
+        tightness = Figure(figsize=(9.0, 3.9), layout="constrained")
+        axes = tightness.subplots(1, 3, sharey=True)
+        draw(axes, load())
+        tightness.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+        tightness_image.parent.mkdir(parents=True, exist_ok=True)
+        tightness.savefig(tightness_image, dpi=110)
+    return panels_image, tightness_image
+
+
+if __name__ == "__main__":
+    print(*main(), sep="\n")
