@@ -42,7 +42,7 @@ class SearchConfig:
     steps: int = 300
     """Steps of the gradient ascent, >= 1."""
     horizon: int | None = None
-    """Transitions of an episode, >= 1; by default long enough to see 99% of an infinite one, at most 60 in the ascent."""
+    """Transitions of an episode, >= 1; by default enough for 99% of an infinite one, at most 60 in the ascent."""
     states: int = 4
     """States per time of the ascended processes, >= 2."""
     actions: int = 3

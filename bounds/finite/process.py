@@ -35,7 +35,7 @@ def check_distributions(values: Any, shape: tuple[int, ...], name: str) -> Array
     if not np.all(np.isfinite(array)) or np.any(array < 0):
         raise ValueError(f"{name} must hold finite probabilities >= 0, its smallest entry is {array.min()}")
     sums = array.sum(axis=-1)
-    worst = float(np.max(np.abs(sums - 1.0)))
+    worst = float(np.abs(sums - 1.0).max(initial=0.0))
     if worst > _PROBABILITY_TOLERANCE:
         raise ValueError(f"{name} must sum to 1 over its last axis, one sum is off by {worst:g}")
     return array
