@@ -79,11 +79,13 @@ def test_defaults_are_those_of_the_documentation(capsys: pytest.CaptureFixture[s
 
 
 def test_the_trivial_value_itself_is_vacuous() -> None:
-    """mbpo-4.3 at gamma = 0.9, k = 1, eps = 0.1 equals R/(1-gamma) = 20 up to rounding."""
-    rows = {(row.bound, row.k): row for row in compare(Config(discount=0.9)).rows}
-    assert rows["mbpo-4.3", 1].value == pytest.approx(20, rel=1e-13)
+    """mbpo-4.3 at k = 1 and both errors 1 - gamma equals R/(1-gamma) exactly, and in floats falls an ulp short of it."""
+    comparison = compare(Config(discount=0.95, model_error=0.05, policy_divergence=0.05))
+    rows = {(row.bound, row.k): row for row in comparison.rows}
+    assert rows["mbpo-4.3", 1].value < comparison.trivial
+    assert rows["mbpo-4.3", 1].value == pytest.approx(40, rel=1e-13)
     assert rows["mbpo-4.3", 1].vacuous
-    assert not rows["linear-branched", 1].vacuous
+    assert not rows["optimal-branched", 1].vacuous
 
 
 @pytest.mark.parametrize(
