@@ -23,8 +23,9 @@ Z3_TIMEOUT_MS = 10_000
 
 _LATEX_RELATION = {"=": "=", ">=": r"\ge", ">": ">"}
 _PLAIN = [
-    (r"\\\{", "["),
-    (r"\\\}", "]"),
+    (r"\\lbrace(?![A-Za-z])", "["),
+    (r"\\rbrace(?![A-Za-z])", "]"),
+    (r"\\ast(?![A-Za-z])", "*"),
     (r"\\epsilon_\\pi", "eps_pi"),
     (r"\\epsilon_m", "eps_m"),
     (r"\\(?:le)\b", "<="),

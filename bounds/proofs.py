@@ -94,7 +94,9 @@ def series(expression: sympy.Expr, *, branched: bool) -> Series:
     steps = sympy.Min(t, k)
     per_time = sympy.Sum(sympy.Min(1, mass), (i, 1, steps)) / steps if branched else sympy.Min(1, mass)
     rebuilt = prefactor * sympy.Sum(gamma**t * per_time, (t, 1, sympy.oo))
-    return Series(prefactor, mass, Claim(expression, "=", rebuilt, "C^*_{branch}(k)" if branched else "C^*_{full}"))
+    return Series(
+        prefactor, mass, Claim(expression, "=", rebuilt, r"C^\ast_{branch}(k)" if branched else r"C^\ast_{full}")
+    )
 
 
 def closed_form(e: Expressions) -> Proof:
@@ -115,8 +117,8 @@ def closed_form(e: Expressions) -> Proof:
                 ),
             ),
             Step(
-                r"The printed discrepancy is $r_{max} \{ 2(1+\gamma^2)/(1-\gamma)^2 \epsilon_\pi + f(k) (\epsilon_\pi "
-                r"+ \epsilon_m) \}$.",
+                r"The printed discrepancy is $r_{max} \lbrace 2(1+\gamma^2)/(1-\gamma)^2 \epsilon_\pi + f(k) "
+                r"(\epsilon_\pi + \epsilon_m) \rbrace$.",
                 Claim(e.theorem_2_as_printed, "=", closed, r"C_{Th2}"),
             ),
             Step(
@@ -212,8 +214,8 @@ def branched_beats_full_at_one(e: Expressions) -> Proof:
     margin = r_max * (2 * gamma**2 * eps_m + 2 * (1 - gamma) * eps_pi) / (1 - gamma) ** 2
     return Proof(
         "branched-beats-full-at-1",
-        r"$C_{Th1} - C_{Th2}(1) = r_{max} \{ 2\gamma^2 \epsilon_m + 2(1-\gamma) \epsilon_\pi \}/(1-\gamma)^2 \ge 0$: "
-        r"what the paper reads off its Figure 4 holds for all errors and discounts.",
+        r"$C_{Th1} - C_{Th2}(1) = r_{max} \lbrace 2\gamma^2 \epsilon_m + 2(1-\gamma) \epsilon_\pi "
+        r"\rbrace/(1-\gamma)^2 \ge 0$: what the paper reads off its Figure 4 holds for all errors and discounts.",
         (
             Step("The difference.", Claim(e.theorem_1 - e.theorem_2.subs(k, 1), "=", margin, r"C_{Th1} - C_{Th2}(1)")),
             Step("It is nonnegative.", Claim(margin, ">=", ZERO)),
@@ -233,9 +235,8 @@ def crossover(e: Expressions) -> Proof:
     return Proof(
         "crossover",
         r"With $N = (\gamma^2 + 2\gamma - 2) \epsilon_\pi - \gamma^2 \epsilon_m$: if $N \le 0$, $C_{Th2}(k) \le "
-        r"C_{Th1}$ "
-        r"for every $k$; otherwise exactly for $k \le k^* = \log(N/(\epsilon_m + \epsilon_\pi))/\log\gamma - 1$, and "
-        r"$k^* \ge 1$.",
+        r"C_{Th1}$ for every $k$; otherwise exactly for $k \le k^\ast = \log(N/(\epsilon_m + "
+        r"\epsilon_\pi))/\log\gamma - 1$, and $k^\ast \ge 1$.",
         (
             Step(
                 r"$C_{Th1} - C_{Th2}(k)$ has the sign of $(\epsilon_m + \epsilon_\pi) \gamma^{k+1} - N$, which is "
@@ -248,16 +249,19 @@ def crossover(e: Expressions) -> Proof:
             ),
             Step("That decrease is nonnegative.", Claim(decrease, ">=", ZERO)),
             Step(
-                r"Its real zero is $k^*$: $\gamma^{k^* + 1} = N/E$ with $E = \epsilon_m + \epsilon_\pi$ and $N > 0$.",
-                Claim(positive_sum * sympy.Pow(gamma, last + 1, evaluate=False), "=", positive_n, r"E \gamma^{k^*+1}"),
+                r"Its real zero is $k^\ast$: $\gamma^{k^\ast + 1} = N/E$ with $E = \epsilon_m + \epsilon_\pi$ and "
+                r"$N > 0$.",
+                Claim(
+                    positive_sum * sympy.Pow(gamma, last + 1, evaluate=False), "=", positive_n, r"E \gamma^{k^\ast+1}"
+                ),
             ),
             Step(
-                r"At $k = 1$ it is nonnegative, so $k^* \ge 1$.",
+                r"At $k = 1$ it is nonnegative, so $k^\ast \ge 1$.",
                 Claim(advantage.subs(k, 1), ">=", ZERO, r"C_{Th1} - C_{Th2}(1)"),
             ),
             Step(
-                r"The form that is evaluated, $N = E - \{ (1-\gamma)(3+\gamma) \epsilon_\pi + (1+\gamma^2) \epsilon_m "
-                r"\}$, is the same.",
+                r"The form that is evaluated, $N = E - \lbrace (1-\gamma)(3+\gamma) \epsilon_\pi + (1+\gamma^2) "
+                r"\epsilon_m \rbrace$, is the same.",
                 Claim(eps_m + eps_pi - missing, "=", N),
             ),
         ),
@@ -271,9 +275,9 @@ def linear_sums(e: Expressions) -> Proof:
     return Proof(
         "linear-closed-sums",
         r"$2 r_{max} \sum_t \gamma^t \text{mean}_{i \le \min(t,k)} (t \epsilon_\pi + i \epsilon_m)$ is "
-        r"linear-branched, "
-        r"$r_{max} \{ f(k) \epsilon_m + 2\gamma/(1-\gamma)^2 \epsilon_\pi \}$, and $2 r_{max} \sum_t \gamma^t t "
-        r"(\epsilon_\pi + \epsilon_m)$ is linear-full, $2 r_{max} \gamma/(1-\gamma)^2 (\epsilon_\pi + \epsilon_m)$.",
+        r"linear-branched, $r_{max} \lbrace f(k) \epsilon_m + 2\gamma/(1-\gamma)^2 \epsilon_\pi \rbrace$, and $2 "
+        r"r_{max} \sum_t \gamma^t t (\epsilon_\pi + \epsilon_m)$ is linear-full, $2 r_{max} \gamma/(1-\gamma)^2 "
+        r"(\epsilon_\pi + \epsilon_m)$.",
         (
             Step(
                 r"The mean over $i = 1..n$ (here $n = k$) is $t \epsilon_\pi + (n+1)/2 \epsilon_m$, so the "
@@ -359,8 +363,8 @@ def optimal_below_linear(e: Expressions) -> Proof:
     full = series(e.optimal_full, branched=False)
     return Proof(
         "optimal-below-linear",
-        r"$C^*_{branch}(k) \le$ linear-branched and $C^*_{full} \le$ linear-full, hence by 'linear-below-paper' "
-        r"$C^*_{branch}(k) \le C_{Th2}(k)$ and $C^*_{full} \le C_{Th1}$, for all errors. Here $u(t,i) = \min(1, "
+        r"$C^\ast_{branch}(k) \le$ linear-branched and $C^\ast_{full} \le$ linear-full, hence by 'linear-below-paper' "
+        r"$C^\ast_{branch}(k) \le C_{Th2}(k)$ and $C^\ast_{full} \le C_{Th1}$, for all errors. Here $u(t,i) = \min(1, "
         r"v(t,i))$.",
         (
             *_below_linear(branched, branched=True),
@@ -417,9 +421,8 @@ def branched_below_full(e: Expressions) -> Proof:
     branched, full = series(e.optimal_branched, branched=True), series(e.optimal_full, branched=False)
     return Proof(
         "optimal-branched-below-full",
-        r"$C^*_{branch}(k) \le C^*_{full}$ for every $k$ and all errors: branching is never worse, for the best "
-        r"possible "
-        r"bound.",
+        r"$C^\ast_{branch}(k) \le C^\ast_{full}$ for every $k$ and all errors: branching is never worse, for the "
+        r"best possible bound.",
         (
             Step("The branched series.", branched.form),
             Step("The full series.", full.form),
@@ -442,7 +445,8 @@ def optimal_monotone_in_rollout_length(e: Expressions) -> Proof:
     change = (k * mean + (mean + a + b)) / (k + 1) - mean
     return Proof(
         "optimal-monotone-in-k",
-        r"$C^*_{branch}(k+1) \ge C^*_{branch}(k)$: shorter branches are never worse, for the best possible bound.",
+        r"$C^\ast_{branch}(k+1) \ge C^\ast_{branch}(k)$: shorter branches are never worse, for the best possible "
+        r"bound.",
         (
             Step("The branched series.", branched.form),
             *_grows_with_model_steps(branched.mass),
@@ -463,7 +467,7 @@ def optimal_below_trivial(e: Expressions) -> Proof:
     tail = gamma**k / (1 - gamma)
     return Proof(
         "optimal-below-trivial",
-        r"$C^*_{branch}(k), C^*_{full} \le R \gamma/(1-\gamma)$, with $R = 2 r_{max}$.",
+        r"$C^\ast_{branch}(k), C^\ast_{full} \le R \gamma/(1-\gamma)$, with $R = 2 r_{max}$.",
         (
             Step("The branched series.", branched.form),
             Step("The full series.", full.form),
@@ -527,8 +531,8 @@ def mbpo_4_2_follows(e: Expressions) -> Proof:
         (
             *_clipped_time_sum_is_small(),
             Step(
-                r"The lemma's sum is $R \{ \gamma/(1-\gamma)^2 \epsilon_\pi + \gamma(1-\gamma^k)/(1-\gamma)^2 "
-                r"\epsilon_m \}$. Adding $R (\epsilon_\pi + \epsilon_m)$ times that slack makes it",
+                r"The lemma's sum is $R \lbrace \gamma/(1-\gamma)^2 \epsilon_\pi + \gamma(1-\gamma^k)/(1-\gamma)^2 "
+                r"\epsilon_m \rbrace$. Adding $R (\epsilon_\pi + \epsilon_m)$ times that slack makes it",
                 Claim(lemma + slack, "=", at_most, r"\text{sum} + \text{slack}"),
             ),
             Step("which MBPO's number exceeds.", Claim(e.mbpo_4_2, ">=", at_most, r"\text{mbpo-4.2}")),
@@ -542,8 +546,8 @@ def mbpo_4_3_follows(e: Expressions) -> Proof:
     at_most = 2 * r_max * (late * eps_pi + k * gamma / (1 - gamma) * eps_m)
     return Proof(
         "mbpo-4.3-follows",
-        r"MBPO's Theorem 4.3 is at least $R \sum_t \gamma^t \{ \max(t-k,0) \epsilon_\pi + \min(t,k) \epsilon_m' \}$, "
-        r"$\epsilon_m'$ the model error under the current policy (written $\epsilon_m$ below).",
+        r"MBPO's Theorem 4.3 is at least $R \sum_t \gamma^t \lbrace \max(t-k,0) \epsilon_\pi + \min(t,k) "
+        r"\epsilon_m' \rbrace$, $\epsilon_m'$ the model error under the current policy (written $\epsilon_m$ below).",
         (
             *_clipped_time_sum_is_small(),
             Step(
