@@ -25,8 +25,8 @@ from bounds.finite.checks import (
     measure,
 )
 from bounds.finite.instance import Instance, Rollout
-from bounds.finite.process import Array, FiniteProcess, SparseProcess
-from bounds.finite.worst_case import TEMPT, attaining_instance, profile_attaining_instance
+from bounds.finite.process import Array, FiniteProcess
+from bounds.finite.worst_case import attaining_instance, profile_attaining_instance, with_true_action
 
 Tensor: TypeAlias = torch.Tensor
 Progress: TypeAlias = Callable[[float], object]
@@ -143,7 +143,7 @@ def handmade_instances(target: Target, horizon: int) -> Iterator[Instance]:
             instance = attaining_instance(model_error, divergence, horizon)
             yield instance
             if divergence > 0.0:
-                yield _with_true_action(instance)
+                yield with_true_action(instance)
     k = horizon if target.rollout == "full" else target.rollout_length
     for share in (0.5, 0.1, 0.9, 0.0):
         for fill in (0.3, 1.0):
@@ -151,18 +151,6 @@ def handmade_instances(target: Target, horizon: int) -> Iterator[Instance]:
             yield profile_attaining_instance(
                 np.full(horizon, fill * (1.0 - share) / min(k, horizon)), np.full(horizon + 1, rate)
             )
-
-
-def _with_true_action(instance: Instance) -> Instance:
-    """The model knows what the policy's own action does: all its error is where both policies act."""
-    process = instance.process
-    assert isinstance(process, SparseProcess)
-    model = []
-    for layer, truth in zip(instance.model, process.probabilities, strict=True):
-        corrected = layer.copy()
-        corrected[:, TEMPT] = truth[:, TEMPT]
-        model.append(corrected)
-    return Instance(process, tuple(model), instance.data_policy, instance.policy, instance.family)
 
 
 @dataclass(frozen=True)

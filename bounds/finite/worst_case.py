@@ -173,6 +173,22 @@ def profile_attaining_instance(
     return Instance(process, tuple(model), tuple(data), tuple(learner), "attaining-profile")
 
 
+def with_true_action(instance: Instance) -> Instance:
+    """An attaining instance whose model is right about the action that only the policy takes.
+
+    All model error is then where both policies act, and what remains at eps_m = 0 is the policy divergence before the
+    branch alone: the hard case of MBPO 4.3, whose model error is the one under the current policy.
+    """
+    process = instance.process
+    assert isinstance(process, SparseProcess)
+    model = []
+    for layer, truth in zip(instance.model, process.probabilities, strict=True):
+        corrected = layer.copy()
+        corrected[:, TEMPT] = truth[:, TEMPT]
+        model.append(corrected)
+    return Instance(process, tuple(model), instance.data_policy, instance.policy, instance.family)
+
+
 def agreement_loss(time: int, model_steps: int, model_error: float, policy_divergence: float) -> float:
     """``u(t, i) = min{1, 1 - (1-eps_pi)^t + eps_m (1 - (1-eps_pi)^i) / eps_pi}``, t = time, i = model_steps."""
     if policy_divergence == 0.0:
