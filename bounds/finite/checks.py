@@ -124,6 +124,8 @@ def bound_ratio(bound: AnyBound, measured: Measured) -> float:
     """|gap| / discrepancy of ``bound`` at the measured errors.
 
     MBPO 4.3 is given ``eps_m' = max_t E_{h_t ~ (policy, p), a_t ~ policy}[TV(p, model)]``, the others Definition 1.
+    (The display of 4.3 takes the states from the data policy, against the source's own words; that version is false
+    from k = 3 on, as a test shows.)
     r_max is taken as R/2: both returns shift alike with the reward, so the theorems hold with half the range, and the
     check is sharper than with ``max(|reward_low|, |reward_high|)``.
     """

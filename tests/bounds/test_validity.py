@@ -122,12 +122,12 @@ def wrong_off_the_data() -> Instance:
 
 @pytest.mark.parametrize("k", [3, 8])
 def test_mbpo_4_3_needs_the_states_of_the_current_policy(k):
-    """With eps_m' taken over the data policy's states, the current policy acting there, 4.3 would be false.
+    """With eps_m' taken over the data policy's states 4.3 is false, so ``checks`` takes the current policy's.
 
-    The source leaves the state distribution of eps_m' open. Here the data policy's states show no model error whichever
-    action is taken, and to first order the gap is ``sum_t (t-1) discount^t eps`` against a bound of
-    ``sum_{t>=k} (t-k+1) discount^t eps``: discount^(2-k) times too much, for k >= 3. Over the current policy's own states
-    4.3 holds.
+    The source calls eps_m' the model error on the distribution of the current policy, but the display of its Theorem
+    4.3 takes s from pi_D. Here the data policy's states show no model error whichever action is taken, and to first
+    order the gap is ``sum_t (t-1) discount^t eps`` against a bound of ``sum_{t>=k} (t-k+1) discount^t eps``:
+    discount^(2-k) times too much, for k >= 3. Over the current policy's own states 4.3 holds.
     """
     bound, instance, discount = bounds.get("mbpo-4.3"), wrong_off_the_data(), 0.9
     measured = measure(instance, discount, k)
