@@ -193,6 +193,8 @@ class FiniteTaskPOMDP:
         """The history process as dense arrays: S is the number of full-length histories, the rows of layer t beyond its
         ``layer_sizes[t]`` are padding.
 
+        ``dense_policy`` and ``dense_model`` of ``sparse_history_process(horizon)`` turn lifted layers into its arrays.
+
         Raises:
             ValueError: horizon is no integer >= 0, or the tensor would exceed 1 GiB (use ``sparse_history_process``).
         """
