@@ -21,15 +21,17 @@ from bounds.symbols import eps_m, eps_pi, gamma, k
 Relation = Literal["=", ">=", ">"]
 Z3_TIMEOUT_MS = 10_000
 
-_LATEX_RELATION = {"=": "=", ">=": r"\ge", ">": ">"}
+_LATEX_RELATION = {"=": "=", ">=": r"\ge", ">": r"\gt"}
 _PLAIN = [
     (r"\\lbrace(?![A-Za-z])", "["),
     (r"\\rbrace(?![A-Za-z])", "]"),
     (r"\\ast(?![A-Za-z])", "*"),
     (r"\\epsilon_\\pi", "eps_pi"),
     (r"\\epsilon_m", "eps_m"),
-    (r"\\(?:le)\b", "<="),
-    (r"\\(?:ge)\b", ">="),
+    (r"\\le\b", "<="),
+    (r"\\ge\b", ">="),
+    (r"\\lt\b", "<"),
+    (r"\\gt\b", ">"),
     (r"\\text\{([^{}]*)\}", r"\1"),
     (r"\^\{([^{}]*)\}", r"^(\1)"),
     (r"_\{(\w+)\}", r"_\1"),

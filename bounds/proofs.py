@@ -201,7 +201,7 @@ def corollary_1_for_every_k(e: Expressions) -> Proof:
     margin = (gamma**2 + gamma ** (k + 1)) / (1 - gamma) ** 2
     return Proof(
         "corollary-1-every-k",
-        r"$f(k) < 2\gamma/(1-\gamma)^2$ for every $k$: Corollary 1 needs no short rollouts.",
+        r"$f(k) \lt 2\gamma/(1-\gamma)^2$ for every $k$: Corollary 1 needs no short rollouts.",
         (
             Step("The margin.", Claim(full - branched, "=", margin, r"2\gamma/(1-\gamma)^2 - f(k)")),
             Step("It is positive.", Claim(margin, ">", ZERO)),
@@ -250,7 +250,7 @@ def crossover(e: Expressions) -> Proof:
             Step("That decrease is nonnegative.", Claim(decrease, ">=", ZERO)),
             Step(
                 r"Its real zero is $k^\ast$: $\gamma^{k^\ast + 1} = N/E$ with $E = \epsilon_m + \epsilon_\pi$ and "
-                r"$N > 0$.",
+                r"$N \gt 0$.",
                 Claim(
                     positive_sum * sympy.Pow(gamma, last + 1, evaluate=False), "=", positive_n, r"E \gamma^{k^\ast+1}"
                 ),
@@ -274,9 +274,9 @@ def linear_sums(e: Expressions) -> Proof:
     mean = sympy.Sum(t * eps_pi + i * eps_m, (i, 1, k)) / k
     return Proof(
         "linear-closed-sums",
-        r"$2 r_{max} \sum_t \gamma^t \text{mean}_{i \le \min(t,k)} (t \epsilon_\pi + i \epsilon_m)$ is "
-        r"linear-branched, $r_{max} \lbrace f(k) \epsilon_m + 2\gamma/(1-\gamma)^2 \epsilon_\pi \rbrace$, and $2 "
-        r"r_{max} \sum_t \gamma^t t (\epsilon_\pi + \epsilon_m)$ is linear-full, $2 r_{max} \gamma/(1-\gamma)^2 "
+        r"linear-branched, $r_{max} \lbrace f(k) \epsilon_m + 2\gamma/(1-\gamma)^2 \epsilon_\pi \rbrace$, is $2 "
+        r"r_{max} \sum_t \gamma^t$ times the mean of $t \epsilon_\pi + i \epsilon_m$ over $i = 1..\min(t,k)$, and "
+        r"linear-full, $2 r_{max} \gamma/(1-\gamma)^2 (\epsilon_\pi + \epsilon_m)$, is $2 r_{max} \sum_t \gamma^t t "
         r"(\epsilon_\pi + \epsilon_m)$.",
         (
             Step(
@@ -452,8 +452,8 @@ def optimal_monotone_in_rollout_length(e: Expressions) -> Proof:
             *_grows_with_model_steps(branched.mass),
             Step(r"Times $t \le k$ are the same for $k$ and $k + 1$."),
             Step(
-                r"At $t > k$ the mean $M$ of $u(t,1..k)$ is at most its last term $M + a$, and the next one is $M + a "
-                r"+ b$; including it changes the mean by",
+                r"At $t \gt k$ the mean $M$ of $u(t,1..k)$ is at most its last term $M + a$, and the next one is $M "
+                r"+ a + b$; including it changes the mean by",
                 Claim(change, "=", (a + b) / (k + 1), r"\text{change of the mean}"),
             ),
             Step("which is nonnegative; sum over $t$.", Claim((a + b) / (k + 1), ">=", ZERO)),
@@ -501,7 +501,7 @@ def _clipped_time_sum_is_small() -> tuple[Step, ...]:
             Claim(CLIPPED_TIME_SUM.subs(k, 1), "=", gamma / (1 - gamma), r"\text{sum}(1)"),
         ),
         Step(
-            r"and from $k$ to $k + 1$ it grows by $\sum_{t > k} \gamma^t$.",
+            r"and from $k$ to $k + 1$ it grows by $\sum_{t \gt k} \gamma^t$.",
             Claim(increment(CLIPPED_TIME_SUM, k), "=", TAIL_OF_BRACKET, r"\text{sum}(k+1) - \text{sum}(k)"),
         ),
         Step(
@@ -551,7 +551,7 @@ def mbpo_4_3_follows(e: Expressions) -> Proof:
         (
             *_clipped_time_sum_is_small(),
             Step(
-                r"$\sum_{t > k} \gamma^t (t - k) = \gamma^{k+1}/(1-\gamma)^2$, the rest of $\sum_t t \gamma^t$.",
+                r"$\sum_{t \gt k} \gamma^t (t - k) = \gamma^{k+1}/(1-\gamma)^2$, the rest of $\sum_t t \gamma^t$.",
                 Claim(TIME_SUM - CLIPPED_TIME_SUM, "=", late),
             ),
             Step("MBPO's number exceeds both terms together.", Claim(e.mbpo_4_3, ">=", at_most, r"\text{mbpo-4.3}")),

@@ -202,7 +202,7 @@ def test_a_range_other_than_the_unit_interval_scales_the_answer(method):
 def test_betting_is_the_shortest_on_skewed_draws_and_shrinks():
     draws = np.random.default_rng(7).beta(0.3, 3, size=(300, 100))
     width = {method: (i := method(draws)).upper.mean() - i.lower.mean() for method in METHODS[:3]}
-    assert width[betting] < 0.75 * min(width[hoeffding], width[empirical_bernstein])
+    assert [round(width[method], 3) for method in METHODS[:3]] == [0.157, 0.115, 0.045]
     few = betting(draws[:75])
     assert 0.3 < width[betting] / (few.upper - few.lower).mean() < 0.7
 
