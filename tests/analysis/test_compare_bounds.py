@@ -79,7 +79,7 @@ def test_defaults_are_those_of_the_documentation(capsys: pytest.CaptureFixture[s
 
 
 def test_the_trivial_value_itself_is_vacuous() -> None:
-    """mbpo-4.3 at k = 1 and both errors 1 - gamma equals R/(1-gamma) exactly, and in floats falls an ulp short of it."""
+    """mbpo-4.3 at k = 1 and both errors 1 - gamma equals R/(1-gamma), and in floats falls an ulp short."""
     comparison = compare(Config(discount=0.95, model_error=0.05, policy_divergence=0.05))
     rows = {(row.bound, row.k): row for row in comparison.rows}
     assert rows["mbpo-4.3", 1].value < comparison.trivial
