@@ -157,6 +157,18 @@ def test_dense_histories_have_the_contract_shapes_and_the_same_values():
     assert true_return(dense, sparse.dense_policy(policy), 0.9) == pytest.approx(true_return(sparse, policy, 0.9))
 
 
+def test_padding_rows_are_no_histories():
+    rng = np.random.default_rng(6)
+    pomdp = random_task_pomdp(rng, tasks=2, observations=2, actions=2)
+    dense, sparse = pomdp.history_process(2), pomdp.sparse_history_process(2)
+    one = sparse.dense_policy(pomdp.lift([np.full((2, 2), 0.5)], 2))
+    other = one.copy()
+    other[0, 2:], other[1, 8:] = (1.0, 0.0), (0.0, 1.0)
+    assert error_profiles(dense, dense.transition, one, other).policy_divergence_sup == 0.0
+    other[1, 7] = (0.9, 0.1)
+    assert error_profiles(dense, dense.transition, one, other).policy_divergence_sup == pytest.approx(0.4)
+
+
 def test_a_million_histories_fit():
     """3 * 6^7 = 839 808 histories in the last layer, 1 007 769 in all; the peak is stated in MB."""
     rng = np.random.default_rng(0)
