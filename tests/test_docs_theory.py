@@ -100,7 +100,7 @@ def test_the_table_is_the_catalogue() -> None:
             )
             decimals = len(printed.partition(".")[2])
             half_unit = 0.5000001 * 10.0**-decimals if decimals >= 6 else 0.0
-            assert math.isclose(float(value), float(printed), rel_tol=1e-12, abs_tol=half_unit), (name, printed)
+            assert math.isclose(float(value), float(printed), rel_tol=1e-13, abs_tol=half_unit), (name, printed)
 
 
 def test_the_crossover_on_the_page() -> None:

@@ -92,6 +92,9 @@ FALSE_CLAIMS = [
     Claim(1 / (gamma - sympy.Rational(1, 2)), ">=", sympy.Integer(0)),
     Claim(eps_m, "=", eps_m + sympy.Rational(1, 10**12)),
     Claim(r_max, ">", r_max),
+    Claim(k, ">=", sympy.Integer(2)),
+    Claim(gamma ** (2 * k), "=", gamma**k),
+    Claim(gamma ** (2 * k), ">=", gamma**k),
 ]
 
 
@@ -100,6 +103,12 @@ def test_false_claims_are_proved_by_neither(claim):
     assert not claim.holds
     pytest.importorskip("z3")
     assert not claim.recheck()
+
+
+def test_powers_of_powers_are_told_apart():
+    assert Claim(gamma**k, ">=", gamma ** (2 * k)).holds
+    assert Claim((1 - gamma**k) * (1 + gamma**k), "=", 1 - gamma ** (2 * k)).holds
+    assert not Claim(gamma ** (k**2), "=", gamma**k).holds
 
 
 def test_a_proof_needs_a_claim_and_all_of_them():
