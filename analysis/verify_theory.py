@@ -28,7 +28,7 @@ class Config:
     """Verify the theory: proofs, exact instances of every theorem, and the instances that attain Theorem 3."""
 
     instances: int = 2000
-    """Exact instances to hold every theorem against, at least 1 (2000 take about 40 seconds)."""
+    """Exact instances to hold every theorem against, at least 1 (2000 take about half a minute)."""
 
     attaining: int = 200
     """Random parameters at which Theorem 3 has to be attained, at least 1."""
@@ -121,7 +121,7 @@ class Dossier:
             confirmed = sum(verdict is True for verdict in self.rechecked.values())
             parts.append(
                 f"z3 confirms {confirmed} of them: every claim about rational functions, with gamma^k and (1-eps_pi)^t "
-                "replaced by unknowns in (0, 1] and [0, 1]; claims with an infinite sum or a minimum are not put to it."
+                "replaced by unknowns in (0, 1] and [0, 1]; claims that contain a sum or a minimum are not put to it."
             )
         else:
             parts.append(NO_SOLVER)
