@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import torch
 import tyro
 from tqdm import tqdm
@@ -84,7 +85,10 @@ def facts_of(config: SearchConfig, target: Target, best: Candidate) -> dict[str,
     """What is reported about the hardest instance, all of it recomputed by the exact engine."""
     measured = measure(best.instance, config.discount, config.rollout_length)
     profiles = measured.current_policy_profiles if target.errors_under_policy else measured.profiles
-    gap = measured.gaps[target.rollout]
+    gap, horizon = measured.gaps[target.rollout], best.instance.process.horizon
+    largest = measured.profiles.policy_divergence_sup
+    divergences = measured.profiles.policy_divergence
+    unit = target.discrepancy(profiles.model_error[None], divergences[None], np.array([largest]))
     return {
         "bound": config.bound,
         "gamma": config.discount,
@@ -93,11 +97,12 @@ def facts_of(config: SearchConfig, target: Target, best: Candidate) -> dict[str,
         "refuted": bool(best.ratio > 1.0 + TOLERANCE),
         "origin": best.origin,
         "return_gap": gap,
-        "discrepancy": abs(gap) / best.ratio if best.ratio > 0.0 else float("nan"),
+        "discrepancy": measured.reward_range * float(unit[0]),
         "model_error": profiles.model_error_max,
-        "policy_divergence_sup": measured.profiles.policy_divergence_sup,
+        "policy_divergence_sup": largest,
         "reward_range": measured.reward_range,
-        "horizon": best.instance.process.horizon,
+        "horizon": horizon,
+        "visible_share": 1.0 if target.finite_horizon else 1.0 - config.discount**horizon,
         "restarts": config.restarts,
         "seed": config.seed,
     }
@@ -131,7 +136,7 @@ def main(config: SearchConfig) -> int:
         save_instance(path, best.instance, bound=config.bound, gamma=config.discount, k=config.rollout_length)
     facts["saved"] = None if path is None else str(path)
     if config.json:
-        print(json.dumps({name: None if value != value else value for name, value in facts.items()}))
+        print(json.dumps(facts))
     else:
         print(report(facts))
     return int(bool(facts["refuted"]))
@@ -153,7 +158,7 @@ def report(facts: dict[str, object]) -> str:
         f"  model error         {facts['model_error']:.6g}",
         f"  policy divergence   {facts['policy_divergence_sup']:.6g} (sup)",
         f"  reward range        {facts['reward_range']:.6g}",
-        f"  transitions         {facts['horizon']}",
+        f"  transitions         {facts['horizon']} ({facts['visible_share']:.3%} of the future that counts)",
     ]
     if facts["saved"] is not None:
         lines.append(f"  saved to            {facts['saved']}")

@@ -119,9 +119,19 @@ def test_json_and_the_saved_instance_agree(capsys, tmp_path):
     assert facts["saved"] == str(path)
     assert facts["return_gap"] < 0.0
     assert facts["best_ratio"] == pytest.approx(abs(facts["return_gap"]) / facts["discrepancy"])
+    assert facts["visible_share"] == pytest.approx(1.0 - 0.5 ** facts["horizon"])
     assert "attacking m3po-th2" in err
     loaded = measure(load_instance(path), 0.5, 2)
     assert bound_ratio(bounds.get("m3po-th2"), loaded) == pytest.approx(facts["best_ratio"], rel=1e-12)
+
+
+def test_without_a_future_there_is_nothing_to_find(capsys):
+    code, out, _ = run_cli(
+        capsys, "--bound", "linear-full", "--gamma", "0", "--restarts", "1", "--steps", "2", "--json"
+    )
+    facts = json.loads(out)
+    assert code == 0
+    assert (facts["best_ratio"], facts["discrepancy"], facts["return_gap"]) == (0.0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize("name", ["certificate", "certificate-full", "optimal-full"])
