@@ -1,0 +1,52 @@
+"""What an environment offers beyond gymnasium, so that guarantees can be checked in it."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Tasks = NDArray[np.int64]
+
+
+@runtime_checkable
+class CertifiableDynamics(Protocol):
+    """Dynamics whose one-step density given the true task is known, which is what the model error is measured against.
+
+    Attributes:
+        reward_low, reward_high: the expected reward lies in [reward_low, reward_high] for every observation and action.
+    """
+
+    reward_low: float
+    reward_high: float
+
+    def log_density(self, next_observation: Array, observation: Array, action: Array, task: Tasks) -> Array:
+        """log p(o_{t+1} | task_t, o_t, a_t), in nats. Shapes [..., O], [..., O], [..., A], [...] -> [...]."""
+        ...
+
+
+@runtime_checkable
+class FilteredDynamics(CertifiableDynamics, Protocol):
+    """Certifiable dynamics over finitely many tasks, whose density given the *history* is known too: the exact filter."""
+
+    def history_log_density(self, observations: Array, actions: Array, window: int | None = None) -> Array:
+        """log p(o_{t+1} | h_t, a_t), in nats. Shapes [N, T+1, O], [N, T, A] -> [N, T].
+
+        Args:
+            observations: o_0 .. o_T of N episodes.
+            actions: a_0 .. a_{T-1}.
+            window: when given, the belief about the task at t starts from the task prior at step max(t - window, 0): the
+                Bayes predictive of an agent that sees only the truncated history.
+        """
+        ...
+
+
+@runtime_checkable
+class KnownReward(Protocol):
+    """Dynamics whose reward is one known function of observation and action in every task."""
+
+    def reward(self, observation: Array, action: Array) -> Array:
+        """r(o_t, a_t). Shapes [..., O], [..., A] -> [...]."""
+        ...

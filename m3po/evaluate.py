@@ -1,0 +1,126 @@
+"""Episodes of a policy in the real environment, many side by side, and their returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+import m3po.envs  # noqa: F401 (registers the environments)
+from m3po.policy import HistoryPolicy
+from m3po.types import Windows
+
+
+@dataclass(frozen=True)
+class Trajectories:
+    """N episodes of at most H steps. Steps after the end of an episode are zero and not ``valid``.
+
+    Attributes:
+        observations: [N, H + 1, O] float64.
+        actions: [N, H, A] float32, as given to the environment.
+        raw_actions: [N, H, A] float32, before tanh.
+        rewards: [N, H] float64.
+        tasks: [N, H] int64, the true task of each step (-1 where the environment does not tell).
+        valid: [N, H] booleans.
+    """
+
+    observations: NDArray[np.float64]
+    actions: NDArray[np.float32]
+    raw_actions: NDArray[np.float32]
+    rewards: NDArray[np.float64]
+    tasks: NDArray[np.int64]
+    valid: NDArray[np.bool_]
+
+    def returns(self, discount: float = 1.0) -> NDArray[np.float64]:
+        """sum_{t < H} gamma^t r_t of each episode. Shape [N]."""
+        return np.asarray(self.rewards @ discount ** np.arange(self.rewards.shape[1], dtype=np.float64))
+
+
+def make_environment(env_id: str, **options: Any) -> gym.Env[Any, Any]:
+    """gym.make with one-line errors.
+
+    Raises:
+        ValueError: for an unknown id, an environment without time limit, or spaces that are not flat boxes.
+    """
+    try:
+        environment = gym.make(env_id, **options)
+    except (gym.error.Error, ModuleNotFoundError) as error:
+        raise ValueError(f"unknown environment {env_id!r}: {error}") from error
+    spaces = (environment.observation_space, environment.action_space)
+    if not all(isinstance(space, gym.spaces.Box) and len(space.shape) == 1 for space in spaces):
+        raise ValueError(f"{env_id} has no flat Box observations and actions: {spaces}")
+    if environment.spec is None or environment.spec.max_episode_steps is None:
+        raise ValueError(f"{env_id} has no time limit (max_episode_steps)")
+    return environment
+
+
+def to_tensor(values: Any, device: torch.device) -> Tensor:
+    return torch.as_tensor(np.asarray(values, dtype=np.float32), device=device)
+
+
+def to_environment(action: Tensor, space: gym.spaces.Box) -> NDArray[np.float32]:
+    """[-1, 1] -> the bounds of the action space, coordinate by coordinate."""
+    low, high = space.low, space.high
+    return np.asarray(low + 0.5 * (action.cpu().numpy() + 1.0) * (high - low), dtype=np.float32)
+
+
+def run_episodes(
+    env_id: str,
+    policy: HistoryPolicy,
+    episodes: int,
+    *,
+    seed: int,
+    generator: torch.Generator,
+    deterministic: bool = False,
+) -> Trajectories:
+    """Run ``episodes`` whole episodes of a fixed policy.
+
+    Args:
+        env_id: environment; its own vector implementation is used when it has one.
+        policy: acts on truncated histories.
+        episodes: N >= 1.
+        seed: of the environments.
+        generator: of the actions.
+        deterministic: take the mean of the policy instead of a sample.
+    """
+    if episodes < 1:
+        raise ValueError(f"episodes must be >= 1, got {episodes}")
+    environments = gym.make_vec(env_id, num_envs=episodes)
+    assert environments.spec is not None
+    horizon = environments.spec.max_episode_steps
+    space = environments.single_action_space
+    assert isinstance(space, gym.spaces.Box)
+    assert horizon is not None
+    device = next(policy.network.parameters()).device
+
+    observation, info = environments.reset(seed=seed)
+    observation_size, action_size = observation.shape[1], space.shape[0]
+    observations = np.zeros((episodes, horizon + 1, observation_size))
+    actions = np.zeros((episodes, horizon, action_size), dtype=np.float32)
+    raw_actions = np.zeros_like(actions)
+    rewards = np.zeros((episodes, horizon))
+    tasks = np.full((episodes, horizon), -1, dtype=np.int64)
+    valid = np.zeros((episodes, horizon), dtype=bool)
+    observations[:, 0] = observation
+    alive = np.ones(episodes, dtype=bool)
+    windows = Windows.initial(to_tensor(observation, device), policy.encoder.history_length, action_size)
+    for t in range(horizon):
+        action, raw = policy.act(windows, generator, deterministic=deterministic)
+        tasks[alive, t] = np.asarray(info.get("task", tasks[:, t]))[alive]
+        observation, reward, terminated, truncated, info = environments.step(to_environment(action, space))
+        actions[alive, t] = action.cpu().numpy()[alive]
+        raw_actions[alive, t] = raw.cpu().numpy()[alive]
+        rewards[alive, t] = reward[alive]
+        observations[alive, t + 1] = observation[alive]
+        valid[alive, t] = True
+        alive = alive & ~terminated & ~truncated
+        if not alive.any():
+            break
+        windows = windows.push(action, to_tensor(observation, device))
+    environments.close()
+    return Trajectories(observations, actions, raw_actions, rewards, tasks, valid)

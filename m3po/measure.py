@@ -1,0 +1,259 @@
+"""Per-step error samples and return samples of a (data policy, policy, model) triple, from fresh real episodes.
+
+Every array here is [N, H]: N iid episodes of the data policy, H steps. Its mean along axis 0 is a profile of THEORY.md,
+and the N rows are the iid units that a confidence interval may count.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bounds.confidence import Interval, betting, simultaneous
+from bounds.divergence import diagonal_gaussian_tv_bounds, midpoint_sample_tv, one_sample_tv
+from m3po.envs.protocol import CertifiableDynamics, FilteredDynamics, KnownReward
+from m3po.evaluate import Trajectories, to_tensor
+from m3po.model import EnsembleModel
+from m3po.policy import HistoryPolicy, gaussian_log_density
+from m3po.replay_buffer import windows_ending_at
+from m3po.rollout import Terminated, model_steps, never_terminated
+from m3po.types import Windows, token_of
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class EncodedTrajectories:
+    """Trajectories as tensors, with the window before every step. ``windows`` has N * H rows, episode by episode."""
+
+    trajectories: Trajectories
+    windows: Windows
+    actions: Tensor
+    next_observations: Tensor
+
+    @staticmethod
+    def of(trajectories: Trajectories, history_length: int, device: torch.device) -> EncodedTrajectories:
+        episodes, horizon = trajectories.rewards.shape
+        observations = to_tensor(trajectories.observations[:, :-1].reshape(episodes * horizon, -1), device)
+        following = to_tensor(trajectories.observations[:, 1:].reshape(episodes * horizon, -1), device)
+        actions = to_tensor(trajectories.actions.reshape(episodes * horizon, -1), device)
+        steps = torch.arange(episodes * horizon, device=device)
+        windows = windows_ending_at(
+            steps, token_of(observations, actions, following), steps // horizon * horizon, observations, history_length
+        )
+        return EncodedTrajectories(trajectories, windows, actions, following)
+
+    def per_step(self, values: Tensor) -> Array:
+        """[N * H] -> [N, H], zero after the end of an episode."""
+        grid = values.double().cpu().numpy().reshape(self.trajectories.rewards.shape)
+        return np.where(self.trajectories.valid, grid, 0.0)
+
+
+def task_log_density(dynamics: CertifiableDynamics, trajectories: Trajectories) -> Array:
+    """log p(o_{t+1} | task_t, o_t, a_t) of the true task, in nats. Shape [N, H]."""
+    observations = trajectories.observations
+    actions = trajectories.actions.astype(np.float64)
+    return dynamics.log_density(observations[:, 1:], observations[:, :-1], actions, trajectories.tasks)
+
+
+def history_log_density(dynamics: FilteredDynamics, trajectories: Trajectories, window: int | None = None) -> Array:
+    """log p(o_{t+1} | h_t, a_t), in nats; ``window``: of the Bayes filter that sees only that many past steps. [N, H]."""
+    return dynamics.history_log_density(trajectories.observations, trajectories.actions.astype(np.float64), window)
+
+
+@torch.no_grad()
+def model_log_density(model: EnsembleModel, data: EncodedTrajectories) -> Array:
+    """log p_theta(o_{t+1} | h_{L:t}, a_t) of the ensemble's mixture, in nats. Shape [N, H]."""
+    features = model.encoder(data.windows)
+    return data.per_step(
+        model.observation_log_density(features, data.windows.observation, data.actions, data.next_observations)
+    )
+
+
+def model_error_samples(log_density: Array, log_model_density: Array, valid: NDArray[np.bool_]) -> Array:
+    """Z = max(0, 1 - p_theta(o')/p(o')) in [0, 1]; E[Z | h, a] is the total variation exactly. Shape [N, H].
+
+    With the density given the history, the mean over episodes estimates m_t of Definition 1; with the density given the
+    true task, an upper bound of it (joint convexity).
+    """
+    return np.where(valid, one_sample_tv(log_density, log_model_density), 0.0)
+
+
+@torch.no_grad()
+def policy_divergence_samples(
+    data_policy: HistoryPolicy,
+    policy: HistoryPolicy,
+    data: EncodedTrajectories,
+    generator: torch.Generator,
+    draws: int = 8,
+) -> tuple[Array, float]:
+    """TV(pi_D(.|h), pi(.|h)) at every visited history, and a lower estimate of its supremum.
+
+    tanh is a bijection, so this is the TV of the Gaussians before it. Each history gets an unbiased Monte-Carlo estimate
+    in [0, 1]: ``draws`` actions from each of the two policies, |tanh((log p - log q)/2)| averaged.
+
+    Returns:
+        [N, H] estimates; and the largest *certain lower bound* of the TV over the visited histories. The supremum over
+        all histories is at least that and cannot be certified from samples.
+    """
+    if data_policy is policy:
+        return np.zeros(data.trajectories.rewards.shape), 0.0
+    moments = [each.distribution(data.windows) for each in (data_policy, policy)]
+    total = torch.zeros(len(data.actions), dtype=torch.float64)
+    for mean, log_std in moments:
+        for _ in range(draws):
+            noise = torch.randn(mean.shape, generator=generator, device=mean.device)
+            raw = mean + torch.exp(log_std) * noise
+            log_densities = [gaussian_log_density(raw, *each).double().cpu().numpy() for each in moments]
+            total += torch.as_tensor(midpoint_sample_tv(*log_densities))
+    lower, _ = diagonal_gaussian_tv_bounds(
+        moments[0][0].double().cpu().numpy(), moments[0][1].double().exp().cpu().numpy(),
+        moments[1][0].double().cpu().numpy(), moments[1][1].double().exp().cpu().numpy(),
+    )  # fmt: skip
+    visited = data.trajectories.valid.reshape(-1)
+    return data.per_step(total / (2 * draws)), float(np.max(lower[visited], initial=0.0))
+
+
+@torch.no_grad()
+def reward_error_samples(model: EnsembleModel, data: EncodedTrajectories, low: float, high: float) -> Array:
+    """|r_t - r_theta(h_t, a_t)|, with r_theta clipped to the reward range; its mean bounds e_t by Jensen. [N, H]."""
+    predicted = data.per_step(model.expected_reward(model.encoder(data.windows), data.actions, low, high))
+    return np.where(data.trajectories.valid, np.abs(data.trajectories.rewards - predicted), 0.0)
+
+
+@dataclass(frozen=True)
+class ModelReturns:
+    """Returns of N rollouts in the model, iid over episodes.
+
+    Attributes:
+        learned_reward: [N], with r_theta: what the model promises.
+        known_reward: [N], with the environment's own reward function on the model's histories, which is what the
+            paper's theorems speak of; None where the reward is not a known function of observation and action.
+    """
+
+    learned_reward: Array
+    known_reward: Array | None
+
+
+def model_return_samples(
+    model: EnsembleModel,
+    policy: HistoryPolicy,
+    data: EncodedTrajectories,
+    *,
+    discount: float,
+    rollout_length: int | None,
+    dynamics: CertifiableDynamics,
+    generator: torch.Generator,
+    terminated: Terminated = never_terminated,
+) -> ModelReturns:
+    """One unbiased sample per episode of J_branch(k), or of J_full when ``rollout_length`` is None.
+
+    J_branch(k) = E[r_0] + sum_{t=1}^{H-1} gamma^t (1/n_t) sum_{i=1}^{n_t} E_{rho^(i)_t, pi}[r], n_t = min(t, k):
+    from every real history h_s the policy runs i <= k steps in the model and is paid at time t = s + i. The full-model
+    return pays the rollout from h_0 at every t. Times count from 0 to H - 1, the horizon of the episodes.
+
+    Raises:
+        ValueError: as ``model_steps``.
+    """
+    trajectories = data.trajectories
+    episodes, horizon = trajectories.rewards.shape
+    last = horizon - 1 if rollout_length is None else min(rollout_length, horizon - 1)
+    device = data.actions.device
+    steps = torch.arange(episodes * horizon, device=device)
+    starting = steps % horizon == 0 if rollout_length is None else torch.ones_like(steps, dtype=torch.bool)
+    starting &= torch.as_tensor(trajectories.valid.reshape(-1), device=device)
+    chosen = steps[starting]
+    low, high = dynamics.reward_low, dynamics.reward_high
+    learned, known = torch.zeros(episodes, dtype=torch.float64), torch.zeros(episodes, dtype=torch.float64)
+    rollouts = model_steps(model, policy, data.windows.select(chosen), last + 1, generator, terminated)
+    for i, step in enumerate(rollouts):
+        start = chosen[step.rows]
+        episode, t = (start // horizon).cpu(), (start % horizon + i).cpu()
+        paid_lengths = torch.ones_like(t) if rollout_length is None else t.clamp(min=1, max=rollout_length)
+        counts = t < horizon
+        if rollout_length is not None:
+            counts &= (t == 0) if i == 0 else (t > 0)
+        weight = torch.where(counts, discount ** t.double() / paid_lengths, 0.0)
+        action = step.transitions.action
+        reward = model.expected_reward(step.transitions.features, action, low, high)
+        learned.index_add_(0, episode, weight * reward.double().cpu())
+        if isinstance(dynamics, KnownReward):
+            observation = step.windows.observation.double().cpu().numpy()
+            paid = torch.as_tensor(dynamics.reward(observation, action.double().cpu().numpy()))
+            known.index_add_(0, episode, weight * paid)
+    return ModelReturns(learned.numpy(), known.numpy() if isinstance(dynamics, KnownReward) else None)
+
+
+def profile(samples: Array, confidence: float, high: float = 1.0) -> Interval:
+    """Means over episodes per time step, with betting intervals that hold for all steps at once. [N, H] -> [H]."""
+    return simultaneous(betting, samples, confidence, high=high)
+
+
+def largest(interval: Interval) -> dict[str, float]:
+    """The maximum of a profile over time, as estimate and simultaneous interval ends."""
+    return {name: float(np.max(getattr(interval, name))) for name in ("estimate", "lower", "upper")}
+
+
+def error_metrics(
+    model: EnsembleModel,
+    policy: HistoryPolicy,
+    data_policy: HistoryPolicy,
+    trajectories: Trajectories,
+    dynamics: object,
+    *,
+    confidence: float,
+    generator: torch.Generator,
+) -> dict[str, Any]:
+    """One row of logged errors, measured on held-out episodes of the data policy.
+
+    ``eps_m`` refers to p(o'|h, a) where the dynamics carry an exact filter (Definition 1 to the letter) and otherwise
+    to p(o'|task, o, a), an upper bound; ``eps_m_task`` always to the latter. ``bayes_*`` are the same quantities for the
+    exact filter that sees only the model's window: no model of that history length can be expected to do better.
+    Profiles are lists over time steps. Environments whose density is unknown get the surrogates only.
+    """
+    device = next(policy.network.parameters()).device
+    data = EncodedTrajectories.of(trajectories, model.encoder.history_length, device)
+    valid = trajectories.valid
+    log_model = model_log_density(model, data)
+    row: dict[str, Any] = {"nll": float(-log_model[valid].mean())}
+
+    divergence, lower_sup = policy_divergence_samples(data_policy, policy, data, generator)
+    divergences = profile(divergence, confidence)
+    row |= {
+        "eps_pi_mean": float(divergence[valid].mean()),
+        "eps_pi_sample_max": lower_sup,
+        "policy_divergence_profile": divergences.estimate.tolist(),
+        "policy_divergence_upper": divergences.upper.tolist(),
+    }
+    if not isinstance(dynamics, CertifiableDynamics):
+        return row
+
+    reward_error = reward_error_samples(model, data, dynamics.reward_low, dynamics.reward_high)
+    row["reward_error"] = float(reward_error[valid].mean())
+    references = {"eps_m_task": task_log_density(dynamics, trajectories)}
+    if isinstance(dynamics, FilteredDynamics):
+        references["eps_m"] = history_log_density(dynamics, trajectories)
+        log_floor = history_log_density(dynamics, trajectories, window=model.encoder.history_length)
+    for name, log_density in references.items():
+        samples = model_error_samples(log_density, log_model, valid)
+        errors = profile(samples, confidence)
+        row |= {f"{name}{ending}": value for ending, value in _named(largest(errors)).items()}
+        row[f"{name}_mean"] = float(samples[valid].mean())
+        row[f"{name}_profile"] = errors.estimate.tolist()
+        row[f"{name}_profile_upper"] = errors.upper.tolist()
+        if isinstance(dynamics, FilteredDynamics):
+            floor = model_error_samples(log_density, log_floor, valid)
+            row[f"bayes_{name}"] = float(floor.mean(axis=0).max())
+            row[f"bayes_{name}_mean"] = float(floor[valid].mean())
+    if "eps_m" not in references:
+        row |= {"eps_m" + key.removeprefix("eps_m_task"): row[key] for key in list(row) if key.startswith("eps_m_task")}
+    return row
+
+
+def _named(ends: dict[str, float]) -> dict[str, float]:
+    return {"": ends["estimate"], "_lower": ends["lower"], "_upper": ends["upper"]}

@@ -1,0 +1,89 @@
+"""The meta-model p_theta(r_t, o_{t+1} | a_t, h_{L:t}): a bootstrap ensemble of diagonal Gaussians on a shared encoder."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from m3po.context_encoder import ContextEncoder, Normaliser
+from m3po.networks import StackedMLP
+
+
+class EnsembleModel(nn.Module):
+    """p_theta(r, o' | a, h) = (1/B) sum_b N((o' - o, r); mu_b(a, h), diag sigma_b(a, h)^2), in normalised units inside.
+
+    Args:
+        encoder: h -> features; trained with the model.
+        members: B.
+        width, layers: of each member's head.
+
+    Raises:
+        ValueError: when ``members`` < 1.
+    """
+
+    def __init__(self, encoder: ContextEncoder, action_size: int, members: int, width: int, layers: int) -> None:
+        super().__init__()
+        if members < 1:
+            raise ValueError(f"ensemble_size must be >= 1, got {members}")
+        self.encoder = encoder
+        self.members = members
+        observation_size = len(encoder.observation_normaliser.mean)
+        self.target_normaliser = Normaliser(observation_size + 1)
+        self.heads = StackedMLP(members, encoder.feature_size + action_size, width, layers, 2 * (observation_size + 1))
+        # Bounds of the log variance are learned, as in PETS: a head far from data falls back to the largest seen.
+        self.log_variance_high = nn.Parameter(torch.full((observation_size + 1,), 0.5))
+        self.log_variance_low = nn.Parameter(torch.full((observation_size + 1,), -8.0))
+
+    def normalised_moments(self, features: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log variance of each member's (o' - o, r), normalised. [N, F], [N, A] -> two [B, N, O + 1]."""
+        mean, log_variance = self.heads(torch.cat([features, action], dim=1)).chunk(2, dim=-1)
+        log_variance = self.log_variance_high - nn.functional.softplus(self.log_variance_high - log_variance)
+        log_variance = self.log_variance_low + nn.functional.softplus(log_variance - self.log_variance_low)
+        return mean, log_variance
+
+    def member_losses(self, features: Tensor, action: Tensor, target: Tensor) -> Tensor:
+        """Negative log likelihood in nats (up to a constant), per member and sample.
+
+        0.5 sum_j [ (y_j - mu_j)^2 / sigma_j^2 + log sigma_j^2 ], y = normalised (o' - o, r).
+        Shapes [N, F], [N, A], [N, O + 1] -> [B, N].
+        """
+        mean, log_variance = self.normalised_moments(features, action)
+        residual = self.target_normaliser(target) - mean
+        return 0.5 * (residual**2 * torch.exp(-log_variance) + log_variance).sum(dim=-1)
+
+    def observation_log_density(
+        self, features: Tensor, observation: Tensor, action: Tensor, next_observation: Tensor
+    ) -> Tensor:
+        """log (1/B) sum_b N(o'; ...), in nats and in the environment's units: the density that rollouts sample from.
+
+        Shapes [N, F], [N, O], [N, A], [N, O] -> [N].
+        """
+        mean, log_variance = self.normalised_moments(features, action)
+        size = observation.shape[1]
+        normaliser = self.target_normaliser
+        target = (next_observation - observation - normaliser.mean[:size]) / normaliser.std[:size]
+        log_variance = log_variance[..., :size]
+        squares = (target - mean[..., :size]) ** 2 * torch.exp(-log_variance)
+        log_densities = -0.5 * (squares + log_variance + math.log(2 * math.pi)) - normaliser.std[:size].log()
+        return torch.logsumexp(log_densities.sum(dim=-1), dim=0) - math.log(self.members)
+
+    def sample(
+        self, features: Tensor, observation: Tensor, action: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Draw a member per row, then (o', r) from it. Shapes [N, F], [N, O], [N, A] -> [N, O], [N]."""
+        mean, log_variance = self.normalised_moments(features, action)
+        count, device = len(features), features.device
+        member = torch.randint(self.members, (count,), generator=generator, device=device)
+        rows = torch.arange(count, device=device)
+        noise = torch.randn(count, mean.shape[-1], generator=generator, device=device)
+        drawn = mean[member, rows] + torch.exp(0.5 * log_variance[member, rows]) * noise
+        drawn = drawn * self.target_normaliser.std + self.target_normaliser.mean
+        return observation + drawn[:, :-1], drawn[:, -1]
+
+    def expected_reward(self, features: Tensor, action: Tensor, low: float, high: float) -> Tensor:
+        """r_theta(h, a) = (1/B) sum_b clip(mu_b^r(h, a), low, high). Shapes [N, F], [N, A] -> [N]."""
+        mean, _ = self.normalised_moments(features, action)
+        rewards = mean[..., -1] * self.target_normaliser.std[-1] + self.target_normaliser.mean[-1]
+        return rewards.clamp(low, high).mean(dim=0)

@@ -1,0 +1,236 @@
+"""The sole reader and writer of a run's results: config, provenance, metrics, TensorBoard events, checkpoint, COMPLETE."""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+import os
+import pickle
+import platform
+import subprocess
+import sys
+import zipfile
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import torch
+
+from m3po.config import Config
+
+FORMAT = 1
+# Where a run lives and whether it is being resumed are not part of what it is.
+_NOT_IDENTITY = ("run_dir", "resume")
+
+
+def _replace_atomically(path: Path, data: bytes) -> None:
+    """Write, flush to disk, rename: a reader (or a crash) sees the old file or the new one, never a part."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def _identity(config: Config) -> dict[str, Any]:
+    record = dataclasses.asdict(config)
+    for name in _NOT_IDENTITY:
+        del record[name]
+    return record
+
+
+def _git(*words: str) -> str | None:
+    try:
+        answer = subprocess.run(
+            ["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, check=True, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip()
+
+
+def provenance(argv: Sequence[str]) -> dict[str, Any]:
+    """What a result was made with: commit, uncommitted changes, command, versions, hardware, UTC start."""
+    status = _git("status", "--porcelain", "--untracked-files=no")
+    return {
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": None if status is None else bool(status),
+        "argv": list(argv),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: metadata.version(name) for name in ("torch", "numpy", "gymnasium", "mujoco")},
+        },
+        "hardware": {
+            "machine": platform.machine(),
+            "cpu_threads": os.cpu_count(),
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        },
+        "start_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+class RunDirectory:
+    """A run on disk. Open one with ``create``, ``resume`` (to write) or ``read`` (to look).
+
+    Attributes:
+        path: the directory.
+        config: the run's configuration, with ``run_dir`` set to ``path``.
+    """
+
+    def __init__(self, path: Path, config: Config) -> None:
+        self.path = path
+        self.config = config
+        self._lock: Any = None
+        self._events: Any = None
+
+    @classmethod
+    def create(cls, config: Config) -> RunDirectory:
+        """Start a new run.
+
+        Raises:
+            ValueError: when the directory already holds anything.
+        """
+        path = config.run_dir
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise ValueError(f"run directory {path} already exists; choose another, or continue that run with --resume")
+        path.mkdir(parents=True, exist_ok=True)
+        run = cls(path, config)
+        run._acquire()
+        record = {"format": FORMAT, **_identity(config)}
+        _replace_atomically(path / "config.json", json.dumps(record, indent=2).encode())
+        _replace_atomically(path / "provenance.json", json.dumps([provenance(sys.argv)], indent=2).encode())
+        return run
+
+    @classmethod
+    def resume(cls, config: Config) -> RunDirectory:
+        """Continue a run from its last checkpoint.
+
+        Raises:
+            ValueError: when there is no such run, it was started with other settings, or another process is at it.
+        """
+        run = cls.read(config.run_dir)
+        stored, asked = _identity(run.config), _identity(config)
+        differing = [name for name in asked if asked[name] != stored[name]]
+        if differing:
+            name = differing[0]
+            raise ValueError(
+                f"cannot resume {config.run_dir}: it was started with {name}={stored[name]}, asked for {asked[name]}"
+            )
+        run._acquire()
+        history = json.loads((run.path / "provenance.json").read_text())
+        record = json.dumps([*history, provenance(sys.argv)], indent=2)
+        _replace_atomically(run.path / "provenance.json", record.encode())
+        return run
+
+    @classmethod
+    def read(cls, path: Path) -> RunDirectory:
+        """Open a run to look at it.
+
+        Raises:
+            ValueError: when ``path`` is not a run directory of this format.
+        """
+        if not path.is_dir():
+            raise ValueError(f"no run directory at {path}")
+        file = path / "config.json"
+        if not file.is_file():
+            raise ValueError(f"{path} is not a run directory: it has no config.json")
+        try:
+            record = json.loads(file.read_text())
+            version = record.pop("format")
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, AttributeError) as error:
+            raise ValueError(f"{file} is not the config of a run: {error!r}") from error
+        if version != FORMAT:
+            raise ValueError(f"{file} has format {version}, this version reads format {FORMAT}")
+        names = set(get_type_hints(Config)) - set(_NOT_IDENTITY)
+        if set(record) != names:
+            odd = sorted(set(record) ^ names)
+            raise ValueError(f"{file} does not fit this version: field {odd[0]} is missing or unknown")
+        return cls(path, Config(run_dir=path, **record))
+
+    def _acquire(self) -> None:
+        self._lock = (self.path / "lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ValueError(f"another process is training in {self.path}") from error
+
+    @property
+    def complete(self) -> bool:
+        """Whether the run reached its last step."""
+        return (self.path / "COMPLETE").exists()
+
+    def mark_complete(self) -> None:
+        """The last thing written."""
+        if self._events is not None:
+            self._events.close()
+        _replace_atomically(self.path / "COMPLETE", (datetime.now(UTC).isoformat(timespec="seconds") + "\n").encode())
+
+    def append_metrics(self, row: dict[str, Any]) -> None:
+        """Append one JSON line to metrics.jsonl, and its numbers to the TensorBoard events, at ``row["step"]``."""
+        with (self.path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        if self._events is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._events = SummaryWriter(str(self.path), purge_step=row["step"])
+        for name, value in row.items():
+            if isinstance(value, int | float) and name != "step":
+                self._events.add_scalar(name, value, row["step"])
+        self._events.flush()
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """All rows of metrics.jsonl, one per epoch; a line cut off by a crash is left out.
+
+        Raises:
+            ValueError: when a line other than the last is not JSON.
+        """
+        file = self.path / "metrics.jsonl"
+        rows: list[dict[str, Any]] = []
+        lines = file.read_text().splitlines() if file.exists() else []
+        for number, line in enumerate(lines, 1):
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                if number < len(lines):
+                    raise ValueError(f"{file} line {number} is not JSON: {error}") from error
+        return rows
+
+    def drop_metrics_after(self, step: int) -> None:
+        """Forget rows past the checkpoint that a resumed run starts from; it will write them again."""
+        kept = [row for row in self.metrics() if row["step"] <= step]
+        _replace_atomically(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in kept).encode())
+
+    def save_checkpoint(self, state: dict[str, Any]) -> None:
+        """Replace checkpoint.pt atomically. ``state``: nested dicts and lists of tensors, numbers, strings and None."""
+        partial = self.path / "checkpoint.pt.partial"
+        with partial.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(self.path / "checkpoint.pt")
+
+    def load_checkpoint(self, device: torch.device | str = "cpu") -> dict[str, Any]:
+        """What ``save_checkpoint`` was given.
+
+        Raises:
+            ValueError: when there is none, or it is damaged (every byte is covered by the archive's checksums).
+        """
+        file = self.path / "checkpoint.pt"
+        if not file.is_file():
+            raise ValueError(f"{self.path} has no checkpoint.pt")
+        try:
+            with zipfile.ZipFile(file) as archive:
+                damaged = archive.testzip()
+            if damaged is not None:
+                raise ValueError(f"checksum of {damaged} does not match")
+            state = torch.load(file, map_location=device, weights_only=True)
+        except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError) as error:
+            raise ValueError(f"{file} is damaged: {error}") from error
+        assert isinstance(state, dict)
+        return state

@@ -1,0 +1,139 @@
+"""Soft actor-critic: the three losses as functions of everything they need, and the update that applies them."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from m3po.networks import StackedMLP
+from m3po.policy import GaussianPolicy, squashed_sample
+from m3po.types import Transitions
+
+
+def critic_values(critics: StackedMLP, features: Tensor, action: Tensor) -> Tensor:
+    """Q_i(h, a) of both critics. Shapes [N, F], [N, A] -> [2, N]."""
+    return critics(torch.cat([features, action], dim=1)).squeeze(-1)
+
+
+@torch.no_grad()
+def soft_target(
+    batch: Transitions,
+    policy: GaussianPolicy,
+    target_critics: StackedMLP,
+    temperature: Tensor,
+    discount: float,
+    noise: Tensor,
+) -> Tensor:
+    """y = r + gamma * not_terminal * (min_i Qbar_i(h', a') - temperature * log pi(a'|h')), a' ~ pi. Shape [N]."""
+    mean, log_std = policy(batch.next_features)
+    action, log_density = squashed_sample(mean, log_std, noise)
+    value = critic_values(target_critics, batch.next_features, action).min(dim=0).values - temperature * log_density
+    return batch.reward + discount * batch.not_terminal * value
+
+
+def critic_loss(critics: StackedMLP, batch: Transitions, target: Tensor) -> Tensor:
+    """sum_i mean_n (Q_i(h_n, a_n) - y_n)^2 / 2. Scalar."""
+    return 0.5 * ((critic_values(critics, batch.features, batch.action) - target) ** 2).mean(dim=1).sum()
+
+
+def policy_loss(
+    policy: GaussianPolicy, critics: StackedMLP, features: Tensor, temperature: Tensor, noise: Tensor
+) -> tuple[Tensor, Tensor]:
+    """mean_n [temperature * log pi(a_n|h_n) - min_i Q_i(h_n, a_n)], a_n ~ pi reparametrised; and mean log pi (detached).
+
+    This is the paper's E[D_KL(pi || exp(Q - V))] up to a constant and the factor temperature.
+    """
+    mean, log_std = policy(features)
+    action, log_density = squashed_sample(mean, log_std, noise)
+    value = critic_values(critics, features, action).min(dim=0).values
+    return (temperature * log_density - value).mean(), log_density.detach().mean()
+
+
+def temperature_loss(log_temperature: Tensor, mean_log_density: Tensor, target_entropy: float) -> Tensor:
+    """-log temperature * (mean log pi + target entropy): raises the temperature while the entropy is too low."""
+    return -log_temperature * (mean_log_density + target_entropy)
+
+
+@dataclass(frozen=True)
+class SoftActorCriticSettings:
+    """What one update needs besides networks and data.
+
+    Attributes:
+        discount: gamma in [0, 1).
+        target_rate: step of the target critics towards the critics, in (0, 1].
+        target_entropy: in nats.
+        learning_rate: of Adam, for policy, critics and temperature.
+    """
+
+    discount: float
+    target_rate: float
+    target_entropy: float
+    learning_rate: float
+
+
+class SoftActorCritic:
+    """Policy, twin critics, their targets, temperature, and their optimisers."""
+
+    def __init__(
+        self, policy: GaussianPolicy, critics: StackedMLP, settings: SoftActorCriticSettings, initial_temperature: float
+    ) -> None:
+        device = next(policy.parameters()).device
+        self.policy = policy
+        self.critics = critics
+        self.target_critics = copy.deepcopy(critics).requires_grad_(False)
+        self.log_temperature = torch.full((), initial_temperature, device=device).log().requires_grad_()
+        self.settings = settings
+        self.policy_optimiser = torch.optim.Adam(policy.parameters(), lr=settings.learning_rate, fused=True)
+        self.critic_optimiser = torch.optim.Adam(critics.parameters(), lr=settings.learning_rate, fused=True)
+        self.temperature_optimiser = torch.optim.Adam([self.log_temperature], lr=settings.learning_rate)
+
+    def update(self, batch: Transitions, generator: torch.Generator) -> dict[str, Tensor]:
+        """One gradient step of critics, policy and temperature; returns detached scalars by name."""
+        settings = self.settings
+        temperature = self.log_temperature.detach().exp()
+        noise = torch.randn(2, *batch.action.shape, generator=generator, device=batch.action.device)
+
+        target = soft_target(batch, self.policy, self.target_critics, temperature, settings.discount, noise[0])
+        loss_q = critic_loss(self.critics, batch, target)
+        self.critic_optimiser.zero_grad()
+        loss_q.backward()
+        self.critic_optimiser.step()
+
+        self.critics.requires_grad_(False)
+        loss_pi, mean_log_density = policy_loss(self.policy, self.critics, batch.features, temperature, noise[1])
+        self.policy_optimiser.zero_grad()
+        loss_pi.backward()
+        self.policy_optimiser.step()
+        self.critics.requires_grad_(True)
+
+        loss_t = temperature_loss(self.log_temperature, mean_log_density, settings.target_entropy)
+        self.temperature_optimiser.zero_grad()
+        loss_t.backward()
+        self.temperature_optimiser.step()
+
+        with torch.no_grad():
+            torch._foreach_lerp_(
+                list(self.target_critics.parameters()), list(self.critics.parameters()), settings.target_rate
+            )
+        return {
+            "critic_loss": loss_q.detach(),
+            "policy_loss": loss_pi.detach(),
+            "q_mean": target.mean(),
+            "entropy": -mean_log_density,
+            "temperature": temperature,
+        }
+
+    def modules(self) -> dict[str, nn.Module]:
+        """What a checkpoint stores of the networks."""
+        return {"policy": self.policy, "critics": self.critics, "target_critics": self.target_critics}
+
+    def optimisers(self) -> dict[str, torch.optim.Optimizer]:
+        """What a checkpoint stores of the optimisers."""
+        return {
+            "policy": self.policy_optimiser,
+            "critics": self.critic_optimiser,
+            "temperature": self.temperature_optimiser,
+        }
