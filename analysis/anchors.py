@@ -93,6 +93,7 @@ class TorchPointMass:
         self.redraw = [dynamics.redraw_probability(step + 1) for step in range(horizon)]
         self.horizon = horizon
         self.count = len(dynamics.tasks)
+        self.prior = torch.tensor(dynamics.prior(0), dtype=torch.float32)
 
     def means(self, observation: Tensor, action: Tensor) -> Tensor:
         """E[o' | task, o, a] for every task. [N, 4], [N, 2] -> [N, K, 4]."""
@@ -104,8 +105,8 @@ class TorchPointMass:
         angle = 2 * math.pi * torch.rand(episodes, generator=generator)
         still = torch.zeros(episodes)
         observation = START_RADIUS * torch.stack([angle.cos(), angle.sin(), still, still], dim=1)
-        task = torch.randint(self.count, (episodes,), generator=generator)
-        belief = torch.full((episodes, self.count), 1.0 / self.count)
+        belief = self.prior.expand(episodes, self.count)
+        task = torch.multinomial(self.prior, episodes, replacement=True, generator=generator)
         total = torch.zeros(episodes)
         for step in range(self.horizon):
             if kind == "random":

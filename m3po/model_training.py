@@ -61,7 +61,8 @@ def train_model(
         indices = training[rows]
         windows = buffer.windows(indices)
         shortened = torch.rand(2, len(indices), generator=generator, device=indices.device)
-        lengths = (shortened[0] * (windows.lengths + 1)).long().clamp(max=config.history_length)
+        # At least one step stays: an empty past means the start of an episode, and only that.
+        lengths = (1 + shortened[0] * windows.lengths).long().minimum(windows.lengths)
         windows = windows.forget(torch.where(shortened[1] < config.forgetting, lengths, windows.lengths))
         features = model.encoder(windows)
         member_losses = model.member_losses(features, buffer.actions(indices), buffer.targets(indices))

@@ -17,6 +17,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import logsumexp
 
 from m3po.envs.protocol import Array, Tasks
 from m3po.envs.switching import SwitchingRule
@@ -65,6 +66,7 @@ class PointMassDynamics:
         tasks: the finite task distribution, uniform.
         process_noise: standard deviation of the noise per coordinate and step, > 0.
         switching: when the task is redrawn; the filter of ``history_log_density`` knows it.
+        first_task: the task every episode starts with; None draws it uniformly.
 
     Attributes:
         reward_low, reward_high: range of the reward, [-0.1, 1].
@@ -76,15 +78,22 @@ class PointMassDynamics:
     drag = 1.0
     spring = 0.5
 
-    def __init__(self, tasks: Sequence[PointMassTask], process_noise: ArrayLike, switching: SwitchingRule) -> None:
+    def __init__(
+        self,
+        tasks: Sequence[PointMassTask],
+        process_noise: ArrayLike,
+        switching: SwitchingRule,
+        first_task: int | None = None,
+    ) -> None:
         if not tasks:
             raise ValueError("tasks must name at least one task, got none")
         noise = np.asarray(process_noise, dtype=np.float64)
         if noise.shape not in ((), (STATE_SIZE,)) or not (np.isfinite(noise) & (noise > 0)).all():
-            raise ValueError(f"process_noise must be one or {STATE_SIZE} finite numbers > 0, got {process_noise}")
+            raise ValueError(f"process_noise must be one or {STATE_SIZE} finite numbers > 0, got {process_noise!r}")
         self.tasks = tuple(tasks)
         self.process_noise: Array = np.broadcast_to(noise, (STATE_SIZE,)).copy()
         self.switching = switching
+        self.first_task = None if first_task is None else self.check_task("first_task", first_task)
         dt, identity = self.time_step, np.eye(2)
         self.state_matrix: Array = np.block(
             [[identity, dt * identity], [-self.spring * dt * identity, (1 - self.drag * dt) * identity]]
@@ -95,6 +104,16 @@ class PointMassDynamics:
             cosine, sine = math.cos(task.angle), math.sin(task.angle)
             self.push_matrices[index, 2:] = dt * task.gain * np.array([[cosine, -sine], [sine, cosine]])
             self.drifts[index, 2:] = dt * np.asarray(task.wind)
+
+    def check_task(self, name: str, task: object) -> int:
+        """``task`` as a task index.
+
+        Raises:
+            ValueError: when it is none, naming it ``name``.
+        """
+        if isinstance(task, int | np.integer) and not isinstance(task, bool) and 0 <= task < len(self.tasks):
+            return int(task)
+        raise ValueError(f"{name} must be a task index in 0..{len(self.tasks) - 1}, got {task!r}")
 
     def mean(self, observation: Array, action: Array, task: Tasks) -> Array:
         """E[o_{t+1} | task_t, o_t, a_t] = A o + B_task a + c_task. Shapes [..., 4], [..., 2], [...] -> [..., 4]."""
@@ -140,7 +159,7 @@ class PointMassDynamics:
     def history_log_density(self, observations: Array, actions: Array, window: int | None = None) -> Array:
         """log sum_j P(task_t = j | h_t) p(o_{t+1} | j, o_t, a_t). Shapes [N, T+1, 4], [N, T, 2] -> [N, T].
 
-        With ``window`` L the belief at t restarts from the uniform prior at step max(t - L, 0).
+        With ``window`` L the belief at t restarts from P(task) at step max(t - L, 0), before anything is seen.
 
         Raises:
             ValueError: when ``window`` is negative.
@@ -156,19 +175,26 @@ class PointMassDynamics:
             ],
             axis=-1,
         )
-        prior = np.full((episodes, count), 1.0 / count)
         result = np.empty((episodes, horizon))
-        belief = prior
+        belief = np.tile(self.prior(0), (episodes, 1))
         for t in range(horizon):
             if window is not None:
-                belief = prior
-                for s in range(max(t - window, 0), t):
+                start = max(t - window, 0)
+                belief = np.tile(self.prior(start), (episodes, 1))
+                for s in range(start, t):
                     belief = self.update_belief(belief, log_likelihoods[:, s], s + 1)
-            largest = log_likelihoods[:, t].max(axis=-1)
-            result[:, t] = largest + np.log(np.sum(belief * np.exp(log_likelihoods[:, t] - largest[:, None]), axis=-1))
+            result[:, t] = logsumexp(log_likelihoods[:, t], axis=-1, b=belief)
             if window is None:
                 belief = self.update_belief(belief, log_likelihoods[:, t], t + 1)
         return result
+
+    def prior(self, step: int) -> Array:
+        """P(task_step) before anything is seen. Shape [K]."""
+        kept = math.prod(1 - self.redraw_probability(s) for s in range(1, step + 1))
+        uniform = np.full(len(self.tasks), 1.0 / len(self.tasks))
+        if self.first_task is None:
+            return uniform
+        return (1 - kept) * uniform + kept * np.eye(len(self.tasks))[self.first_task]
 
     def initial_observation(self, episodes: int, generator: np.random.Generator) -> Array:
         """At rest, uniformly on the circle of radius 1 around the origin. Shape [episodes, 4]."""
@@ -203,16 +229,11 @@ class _Episodes:
         self.task: Tasks = np.zeros(count, dtype=np.int64)
         self.steps: NDArray[np.int64] = np.zeros(count, dtype=np.int64)
 
-    def _check_task(self, task: Any) -> int:
-        if isinstance(task, bool) or task not in range(len(self.dynamics.tasks)):
-            raise ValueError(f"options['task'] must be a task index in 0..{len(self.dynamics.tasks) - 1}, got {task!r}")
-        return int(task)
-
     def reset(self, which: NDArray[np.bool_], generator: np.random.Generator, options: dict[str, Any] | None) -> None:
         count = int(which.sum())
         pinned = (options or {}).get("task")
-        drawn = generator.integers(len(self.dynamics.tasks), size=count)
-        self.task[which] = drawn if pinned is None else self._check_task(pinned)
+        first = self.dynamics.first_task if pinned is None else self.dynamics.check_task("options['task']", pinned)
+        self.task[which] = generator.integers(len(self.dynamics.tasks), size=count) if first is None else first
         self.state[which] = self.dynamics.initial_observation(count, generator)
         self.steps[which] = 0
 
@@ -237,6 +258,7 @@ class SwitchingPointMass(gym.Env[Array, NDArray[np.float32]]):
         switch_probability: chance per step that the task is redrawn; 0.02 when neither rule is given.
         switch_period: redraw after every so many steps instead.
         process_noise: standard deviation of the noise on each coordinate and step.
+        first_task: every episode starts with this task, "as built"; None draws it uniformly, which hides it at first.
         observe_reward: append the previous reward to the observation (then not certifiable: it is a point mass).
         tasks: the task distribution, uniform over these.
 
@@ -257,12 +279,15 @@ class SwitchingPointMass(gym.Env[Array, NDArray[np.float32]]):
         switch_period: int | None = None,
         process_noise: float | Sequence[float] = DEFAULT_PROCESS_NOISE,
         observe_reward: bool = False,
+        first_task: int | None = 0,
         tasks: Sequence[PointMassTask] = DEFAULT_TASKS,
         render_mode: str | None = None,
     ) -> None:
         if render_mode is not None:
             raise ValueError(f"render_mode must be None, got {render_mode!r}")
-        self.dynamics = PointMassDynamics(tasks, process_noise, _switching_rule(switch_probability, switch_period))
+        self.dynamics = PointMassDynamics(
+            tasks, process_noise, _switching_rule(switch_probability, switch_period), first_task
+        )
         self.observe_reward = observe_reward
         self.render_mode = render_mode
         self.observation_space = _observation_space(observe_reward)
@@ -299,12 +324,15 @@ class SwitchingPointMassVector(gym.vector.VectorEnv[Array, NDArray[np.float32], 
         switch_period: int | None = None,
         process_noise: float | Sequence[float] = DEFAULT_PROCESS_NOISE,
         observe_reward: bool = False,
+        first_task: int | None = 0,
         tasks: Sequence[PointMassTask] = DEFAULT_TASKS,
         render_mode: str | None = None,
     ) -> None:
         if render_mode is not None:
             raise ValueError(f"render_mode must be None, got {render_mode!r}")
-        self.dynamics = PointMassDynamics(tasks, process_noise, _switching_rule(switch_probability, switch_period))
+        self.dynamics = PointMassDynamics(
+            tasks, process_noise, _switching_rule(switch_probability, switch_period), first_task
+        )
         self.num_envs = num_envs
         self.max_episode_steps = max_episode_steps
         self.observe_reward = observe_reward
