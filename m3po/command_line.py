@@ -52,7 +52,7 @@ def parse(config_type: type[Config], arguments: Sequence[str] | None = None, *, 
 def run(
     main: Callable[[Config], int], config_type: type[Config], arguments: Sequence[str] | None, *, prog: str
 ) -> NoReturn:
-    """Parse, call ``main(config)``, exit with the code it returns; a ValueError or OSError in it exits 2 in one line."""
+    """Parse, call ``main(config)``, exit with the code it returns; a ValueError or OSError exits 2 in one line."""
     config = parse(config_type, arguments, prog=prog)
     try:
         code = main(config)

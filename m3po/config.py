@@ -22,7 +22,7 @@ class Config:
     env_id: str = "m3po/SwitchingPointMass-v0"
     """Gymnasium id; environments of this project register themselves."""
     algorithm: Algorithm = "m3po"
-    """m3po: k-step branched rollouts. m3po-full: rollouts from initial histories to the horizon (the paper's "Full")."""
+    """m3po: k-step branched rollouts. m3po-full: rollouts from initial histories to the horizon, as in the paper."""
     rollout_length: int = 1
     """k, model steps per branched rollout, >= 1 (m3po-full does not use it)."""
     total_steps: int = 5000
@@ -58,9 +58,9 @@ class Config:
     """Adam's, for the model and its encoder."""
     model_weight_decay: float = 0.3
     """Decoupled weight decay of the model and its encoder."""
-    forgetting: float = 0.3
-    """Chance in [0, 1] that a training window loses a random number of its oldest steps, so that the model also learns
-    what to predict from a short past (ours; the paper does not say)."""
+    start_share: float = 0.25
+    """Share of each model batch drawn from steps whose history is shorter than L, on top of their natural share, in
+    [0, 1]: eps_m is a maximum over time, and the first steps of episodes are rare (ours; the paper does not say)."""
     model_batch_size: int = 256
     """Real transitions per gradient step of the model."""
     model_updates: int = 240
@@ -108,6 +108,9 @@ class Config:
         for name, least in at_least.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{flag(name)} must be >= {least}, got {getattr(self, name)}")
+        for name, most in {"seed": 2**63 - 2, "threads": 1024}.items():
+            if getattr(self, name) > most:
+                raise ValueError(f"{flag(name)} must be <= {most}, got {getattr(self, name)}")
         if not 0 <= self.discount < 1:
             raise ValueError(f"--discount must be in [0, 1), got {self.discount}")
         for name in ("holdout", "confidence"):
@@ -118,8 +121,10 @@ class Config:
                 raise ValueError(f"{flag(name)} must be a finite number > 0, got {getattr(self, name)}")
         if not 0 <= self.model_weight_decay < math.inf:
             raise ValueError(f"--model-weight-decay must be a finite number >= 0, got {self.model_weight_decay}")
-        if not 0 <= self.forgetting <= 1:
-            raise ValueError(f"--forgetting must be in [0, 1], got {self.forgetting}")
+        if not 0 <= self.start_share <= 1:
+            raise ValueError(f"--start-share must be in [0, 1], got {self.start_share}")
+        if self.target_entropy is not None and not math.isfinite(self.target_entropy):
+            raise ValueError(f"--target-entropy must be a finite number, got {self.target_entropy}")
         if not 0 < self.target_rate <= 1:
             raise ValueError(f"--target-rate must be in (0, 1], got {self.target_rate}")
         if self.initial_random_steps > self.total_steps:

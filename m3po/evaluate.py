@@ -49,7 +49,7 @@ def make_environment(env_id: str, **options: Any) -> gym.Env[Any, Any]:
     """
     try:
         environment = gym.make(env_id, **options)
-    except (gym.error.Error, ModuleNotFoundError) as error:
+    except (gym.error.Error, ImportError) as error:
         raise ValueError(f"unknown environment {env_id!r}: {error}") from error
     spaces = (environment.observation_space, environment.action_space)
     if not all(isinstance(space, gym.spaces.Box) and len(space.shape) == 1 for space in spaces):

@@ -1,4 +1,4 @@
-"""The meta-model p_theta(r_t, o_{t+1} | a_t, h_{L:t}): a bootstrap ensemble of diagonal Gaussians on a shared encoder."""
+"""The meta-model p_theta(r_t, o_{t+1} | a_t, h_{L:t}): a bootstrap ensemble of Gaussians on a shared encoder."""
 
 from __future__ import annotations
 

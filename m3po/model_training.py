@@ -23,6 +23,11 @@ def held_out_loss(model: EnsembleModel, buffer: EnvironmentBuffer, indices: torc
     return (math.log(model.members) - torch.logsumexp(-losses, dim=0)).mean().item()
 
 
+def drawn(indices: torch.Tensor, count: int, generator: torch.Generator) -> torch.Tensor:
+    """``count`` of ``indices`` [N], uniformly with replacement."""
+    return indices[torch.randint(len(indices), (count,), generator=generator, device=indices.device)]
+
+
 def train_model(
     model: EnsembleModel,
     optimiser: torch.optim.Optimizer,
@@ -36,6 +41,9 @@ def train_model(
 
     Returns:
         model_loss (training), model_held_out_loss, model_updates.
+
+    Raises:
+        ValueError: when there is nothing to train on or nothing held out, or the loss is not finite.
     """
     used = torch.arange(buffer.size, device=buffer.held_out.device)
     held_out = used[buffer.held_out[: buffer.size]]
@@ -45,10 +53,12 @@ def train_model(
     model.encoder.fit(buffer.tokens[: buffer.size])
     model.target_normaliser.fit(buffer.targets(used))
 
+    short = training[training - buffer.first[training] < config.history_length]
+    from_starts = round(config.start_share * config.model_batch_size) if len(short) else 0
     best, best_state, checks_since, losses = float("inf"), None, 0, []
     update = 0
     while True:
-        if update % UPDATES_PER_CHECK == 0:
+        if update % UPDATES_PER_CHECK == 0 or update == config.model_updates:
             loss = held_out_loss(model, buffer, held_out)
             if loss < best:
                 best, checks_since = loss, 0
@@ -57,14 +67,10 @@ def train_model(
                 checks_since += 1
             if checks_since >= config.model_patience or update >= config.model_updates:
                 break
-        rows = torch.randint(len(training), (config.model_batch_size,), generator=generator, device=training.device)
-        indices = training[rows]
-        windows = buffer.windows(indices)
-        shortened = torch.rand(2, len(indices), generator=generator, device=indices.device)
-        # At least one step stays: an empty past means the start of an episode, and only that.
-        lengths = (1 + shortened[0] * windows.lengths).long().minimum(windows.lengths)
-        windows = windows.forget(torch.where(shortened[1] < config.forgetting, lengths, windows.lengths))
-        features = model.encoder(windows)
+        indices = drawn(training, config.model_batch_size - from_starts, generator)
+        if from_starts:
+            indices = torch.cat([indices, drawn(short, from_starts, generator)])
+        features = model.encoder(buffer.windows(indices))
         member_losses = model.member_losses(features, buffer.actions(indices), buffer.targets(indices))
         weighted = (member_losses * buffer.member_weights[indices].T).mean(dim=1).sum()
         bounds = (model.log_variance_high - model.log_variance_low).sum()
@@ -73,7 +79,10 @@ def train_model(
         optimiser.step()
         losses.append(weighted.detach() / model.members)
         update += 1
-    assert best_state is not None
+    if best_state is None:
+        raise ValueError(
+            "the model's held-out loss is not a finite number: the transitions or the weights have diverged"
+        )
     model.load_state_dict(best_state)
     return {
         "model_loss": torch.stack(losses).mean().item(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -46,10 +47,7 @@ class StackedMLP(nn.Module):
     def __init__(self, count: int, inputs: int, width: int, layers: int, outputs: int) -> None:
         super().__init__()
         sizes = [inputs] + [width] * layers
-        hidden = [
-            Gated(StackedLinear(count, size, 2 * following))
-            for size, following in zip(sizes[:-1], sizes[1:], strict=True)
-        ]
+        hidden = [Gated(StackedLinear(count, size, 2 * following)) for size, following in pairwise(sizes)]
         self.layers = nn.Sequential(*hidden, StackedLinear(count, sizes[-1], outputs))
         self.count = count
 

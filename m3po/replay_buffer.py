@@ -93,7 +93,7 @@ class EnvironmentBuffer:
         self.rewards[here] = reward
         self.terminated[here] = terminated
         self.first[here] = here if starts_episode else self.first[here - 1]
-        self.member_weights[here] = torch.poisson(torch.ones_like(self.member_weights[here]), generator=generator)
+        self.member_weights[here] = torch.poisson(torch.ones(self.member_weights.shape[1]), generator=generator)
         self.held_out[here] = torch.rand((), generator=generator).item() < self.holdout
         self.size += 1
 

@@ -1,21 +1,21 @@
-"""The sole reader and writer of a run's results: config, provenance, metrics, TensorBoard events, checkpoint, COMPLETE."""
+"""The sole reader and writer of a run: config, provenance, metrics, TensorBoard events, checkpoint, COMPLETE."""
 
 from __future__ import annotations
 
 import dataclasses
 import fcntl
+import hashlib
+import io
 import json
 import os
-import pickle
 import platform
 import subprocess
 import sys
-import zipfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 
@@ -34,6 +34,22 @@ def _replace_atomically(path: Path, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
+
+
+def _fits(value: object, hint: Any) -> bool:
+    """Whether a value read from JSON has the type of a field of Config (whole numbers are floats, booleans are not)."""
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    kinds = get_args(hint) or (hint,)
+    return type(value) in kinds or (type(value) is int and float in kinds)
+
+
+def _read_json(file: Path) -> Any:
+    """The content of a JSON file, or a ValueError that names it."""
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file} cannot be read: {error}") from error
 
 
 def _identity(config: Config) -> dict[str, Any]:
@@ -97,12 +113,13 @@ class RunDirectory:
         path = config.run_dir
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise ValueError(f"run directory {path} already exists; choose another, or continue that run with --resume")
+        origin = json.dumps([provenance(sys.argv)], indent=2)
+        record = json.dumps({"format": FORMAT, **_identity(config)}, indent=2)
         path.mkdir(parents=True, exist_ok=True)
         run = cls(path, config)
         run._acquire()
-        record = {"format": FORMAT, **_identity(config)}
-        _replace_atomically(path / "config.json", json.dumps(record, indent=2).encode())
-        _replace_atomically(path / "provenance.json", json.dumps([provenance(sys.argv)], indent=2).encode())
+        _replace_atomically(path / "provenance.json", origin.encode())
+        _replace_atomically(path / "config.json", record.encode())
         return run
 
     @classmethod
@@ -121,9 +138,11 @@ class RunDirectory:
                 f"cannot resume {config.run_dir}: it was started with {name}={stored[name]}, asked for {asked[name]}"
             )
         run._acquire()
-        history = json.loads((run.path / "provenance.json").read_text())
-        record = json.dumps([*history, provenance(sys.argv)], indent=2)
-        _replace_atomically(run.path / "provenance.json", record.encode())
+        file = run.path / "provenance.json"
+        history = _read_json(file)
+        if not isinstance(history, list):
+            raise ValueError(f"{file} is not the provenance of a run")
+        _replace_atomically(file, json.dumps([*history, provenance(sys.argv)], indent=2).encode())
         return run
 
     @classmethod
@@ -138,18 +157,23 @@ class RunDirectory:
         file = path / "config.json"
         if not file.is_file():
             raise ValueError(f"{path} is not a run directory: it has no config.json")
-        try:
-            record = json.loads(file.read_text())
-            version = record.pop("format")
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, AttributeError) as error:
-            raise ValueError(f"{file} is not the config of a run: {error!r}") from error
+        record = _read_json(file)
+        if not isinstance(record, dict) or "format" not in record:
+            raise ValueError(f"{file} is not the config of a run")
+        version = record.pop("format")
         if version != FORMAT:
             raise ValueError(f"{file} has format {version}, this version reads format {FORMAT}")
-        names = set(get_type_hints(Config)) - set(_NOT_IDENTITY)
-        if set(record) != names:
-            odd = sorted(set(record) ^ names)
+        hints = {name: hint for name, hint in get_type_hints(Config).items() if name not in _NOT_IDENTITY}
+        odd = sorted(set(record) ^ set(hints))
+        if odd:
             raise ValueError(f"{file} does not fit this version: field {odd[0]} is missing or unknown")
-        return cls(path, Config(run_dir=path, **record))
+        for name, value in record.items():
+            if not _fits(value, hints[name]):
+                raise ValueError(f"{file} has {name}={value!r}, which is no {name}")
+        try:
+            return cls(path, Config(run_dir=path, **record))
+        except ValueError as error:
+            raise ValueError(f"{file} is not valid: {error}") from error
 
     def _acquire(self) -> None:
         self._lock = (self.path / "lock").open("w")
@@ -157,6 +181,10 @@ class RunDirectory:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise ValueError(f"another process is training in {self.path}") from error
+
+    def provenance(self) -> list[dict[str, Any]]:
+        """What each session of the run was made with, the first one first."""
+        return list(json.loads((self.path / "provenance.json").read_text()))
 
     @property
     def complete(self) -> bool:
@@ -185,52 +213,63 @@ class RunDirectory:
         self._events.flush()
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All rows of metrics.jsonl, one per epoch; a line cut off by a crash is left out.
+        """All rows of metrics.jsonl, one per epoch; a line cut off by a crash (it has no line end) is left out.
 
         Raises:
-            ValueError: when a line other than the last is not JSON.
+            ValueError: when a whole line is not a row.
         """
         file = self.path / "metrics.jsonl"
+        whole_lines = file.read_bytes().split(b"\n")[:-1] if file.exists() else []
         rows: list[dict[str, Any]] = []
-        lines = file.read_text().splitlines() if file.exists() else []
-        for number, line in enumerate(lines, 1):
+        for number, line in enumerate(whole_lines, 1):
             try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                if number < len(lines):
-                    raise ValueError(f"{file} line {number} is not JSON: {error}") from error
+                row = json.loads(line)
+            except ValueError as error:
+                raise ValueError(f"{file} line {number} is not JSON: {error}") from error
+            if not isinstance(row, dict) or "step" not in row:
+                raise ValueError(f"{file} line {number} is not a row of metrics")
+            rows.append(row)
         return rows
 
     def drop_metrics_after(self, step: int) -> None:
-        """Forget rows past the checkpoint that a resumed run starts from; it will write them again."""
+        """Forget rows past the checkpoint that a resumed run starts from; it will write them again.
+
+        Raises:
+            ValueError: when the rows before ``step`` are not all there: each row is written before its checkpoint.
+        """
+        file = self.path / "metrics.jsonl"
         kept = [row for row in self.metrics() if row["step"] <= step]
-        _replace_atomically(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in kept).encode())
+        if step > 0 and (not kept or kept[-1]["step"] != step):
+            raise ValueError(f"{file} has no row for step {step}, where the checkpoint is")
+        _replace_atomically(file, "".join(json.dumps(row) + "\n" for row in kept).encode())
 
     def save_checkpoint(self, state: dict[str, Any]) -> None:
-        """Replace checkpoint.pt atomically. ``state``: nested dicts and lists of tensors, numbers, strings and None."""
-        partial = self.path / "checkpoint.pt.partial"
-        with partial.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(self.path / "checkpoint.pt")
+        """Replace checkpoint.pt atomically. ``state``: nested dicts and lists of tensors, numbers, strings and None.
+
+        The file is torch's archive and, behind it, a SHA-256 of it and of the run's settings: the archive's own
+        checksums leave out its directory, and a checkpoint of another run must not be taken for one of this.
+        """
+        archive = io.BytesIO()
+        torch.save(state, archive)
+        data = archive.getvalue()
+        _replace_atomically(self.path / "checkpoint.pt", data + self._digest(data))
+
+    def _digest(self, data: bytes) -> bytes:
+        return hashlib.sha256(data + json.dumps(_identity(self.config), sort_keys=True).encode()).digest()
 
     def load_checkpoint(self, device: torch.device | str = "cpu") -> dict[str, Any]:
         """What ``save_checkpoint`` was given.
 
         Raises:
-            ValueError: when there is none, or it is damaged (every byte is covered by the archive's checksums).
+            ValueError: when there is none, any byte of it is damaged, or it belongs to a run with other settings.
         """
         file = self.path / "checkpoint.pt"
         if not file.is_file():
             raise ValueError(f"{self.path} has no checkpoint.pt")
-        try:
-            with zipfile.ZipFile(file) as archive:
-                damaged = archive.testzip()
-            if damaged is not None:
-                raise ValueError(f"checksum of {damaged} does not match")
-            state = torch.load(file, map_location=device, weights_only=True)
-        except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError) as error:
-            raise ValueError(f"{file} is damaged: {error}") from error
-        assert isinstance(state, dict)
+        content = file.read_bytes()
+        size = hashlib.sha256().digest_size
+        data, digest = content[:-size], content[-size:]
+        if self._digest(data) != digest:
+            raise ValueError(f"{file} is damaged, or not a checkpoint of this run: its checksum does not match")
+        state: dict[str, Any] = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
         return state

@@ -42,7 +42,7 @@ def critic_loss(critics: StackedMLP, batch: Transitions, target: Tensor) -> Tens
 def policy_loss(
     policy: GaussianPolicy, critics: StackedMLP, features: Tensor, temperature: Tensor, noise: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """mean_n [temperature * log pi(a_n|h_n) - min_i Q_i(h_n, a_n)], a_n ~ pi reparametrised; and mean log pi (detached).
+    """mean_n [temperature * log pi(a_n|h_n) - min_i Q_i(h_n, a_n)], a_n ~ pi reparametrised; and detached mean log pi.
 
     This is the paper's E[D_KL(pi || exp(Q - V))] up to a constant and the factor temperature.
     """

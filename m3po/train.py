@@ -264,7 +264,7 @@ def train(config: Config) -> RunDirectory:
         print(f"{config.run_dir} is complete already", file=sys.stderr)
         return directory
     training = Training(config)
-    if (config.run_dir / "checkpoint.pt").exists():
+    if (config.run_dir / "checkpoint.pt").exists() or directory.metrics():
         training.load_state(directory.load_checkpoint(training.device))
     else:
         directory.save_checkpoint(training.state())
@@ -301,7 +301,10 @@ def main(config: Config) -> int:
     except KeyboardInterrupt:
         print(f"\ninterrupted; continue with the same command and --resume (run {config.run_dir})", file=sys.stderr)
         return 130
-    last = directory.metrics()[-1]
+    rows = directory.metrics()
+    if not rows:
+        raise ValueError(f"{config.run_dir} is marked complete and has no metrics")
+    last = rows[-1]
     print(f"{config.run_dir}: {last['step']} steps, return {last['return']:.2f} +- {last['return_standard_error']:.2f}")
     return 0
 

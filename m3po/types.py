@@ -1,4 +1,4 @@
-"""The arrays that travel between modules. Tensors are float32 unless said otherwise; N is a batch, L the window length."""
+"""The arrays that travel between modules. Tensors are float32 unless said otherwise; N is a batch, L the window."""
 
 from __future__ import annotations
 
@@ -44,15 +44,6 @@ class Windows:
         rows = torch.arange(len(tokens), device=tokens.device)
         tokens[rows, self.lengths.clamp(max=limit - 1)] = token
         return Windows(tokens, (self.lengths + 1).clamp(max=limit), next_observation)
-
-    def forget(self, lengths: Tensor) -> Windows:
-        """Keep only the newest ``lengths`` [N] tokens of each window (0 <= lengths <= self.lengths)."""
-        limit = self.tokens.shape[1]
-        offsets = torch.arange(limit, device=self.tokens.device)
-        places = (offsets + (self.lengths - lengths)[:, None]).clamp(max=limit - 1)
-        kept = torch.gather(self.tokens, 1, places[..., None].expand_as(self.tokens))
-        tokens = torch.where((offsets < lengths[:, None])[..., None], kept, 0.0)
-        return Windows(tokens, lengths, self.observation)
 
     def select(self, rows: Tensor) -> Windows:
         """The windows at ``rows`` (indices or booleans)."""

@@ -29,7 +29,7 @@ class CertifiableDynamics(Protocol):
 
 @runtime_checkable
 class FilteredDynamics(CertifiableDynamics, Protocol):
-    """Certifiable dynamics over finitely many tasks, whose density given the *history* is known too: the exact filter."""
+    """Certifiable dynamics over finitely many tasks, with a known density given the *history* too: the exact filter."""
 
     def history_log_density(self, observations: Array, actions: Array, window: int | None = None) -> Array:
         """log p(o_{t+1} | h_t, a_t), in nats. Shapes [N, T+1, O], [N, T, A] -> [N, T].
@@ -37,8 +37,8 @@ class FilteredDynamics(CertifiableDynamics, Protocol):
         Args:
             observations: o_0 .. o_T of N episodes.
             actions: a_0 .. a_{T-1}.
-            window: when given, the belief about the task at t starts from the task prior at step max(t - window, 0): the
-                Bayes predictive of an agent that sees only the truncated history.
+            window: when given, the belief about the task at t starts from the task prior at step max(t - window, 0):
+                the Bayes predictive of an agent that sees only the truncated history.
         """
         ...
 
