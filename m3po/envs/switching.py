@@ -28,7 +28,7 @@ class SwitchingRule:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.probability) and 0.0 <= self.probability <= 1.0):
             raise ValueError(f"switch_probability must be in [0, 1], got {self.probability}")
-        if self.period is not None and (self.period != int(self.period) or self.period < 1):
+        if self.period is not None and not (1 <= self.period < math.inf and self.period == int(self.period)):
             raise ValueError(f"switch_period must be a whole number >= 1 or None, got {self.period}")
         if self.period is not None and self.probability > 0:
             raise ValueError(

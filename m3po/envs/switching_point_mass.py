@@ -1,8 +1,8 @@
 """A point robot whose push is turned by a hidden task that switches mid-episode. Certifiable: its noise is known.
 
 This environment is this project's own. The robot is pushed towards the origin against a spring, drag and a wind; the
-hidden task rotates and scales the push and sets the wind. The default tasks differ only in the *sign* of the push, so an
-agent without memory cannot know which way a push goes, while the reaction to its last few pushes gives it away.
+hidden task rotates and scales the push and sets the wind. The default tasks differ only in the *sign* of the push, so
+an agent without memory cannot know which way a push goes, while the reaction to its last few pushes gives it away.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import logsumexp
+from scipy.special import logsumexp, softmax
 
 from m3po.envs.protocol import Array, Tasks
 from m3po.envs.switching import SwitchingRule
@@ -37,18 +37,25 @@ class PointMassTask:
         angle: rotation of the push, radians.
         gain: acceleration per unit of action.
         wind: constant acceleration (x, y).
+
+    Raises:
+        ValueError: when a number is not finite.
     """
 
     angle: float
     gain: float
     wind: tuple[float, float]
 
+    def __post_init__(self) -> None:
+        if not np.isfinite([self.angle, self.gain, *self.wind]).all():
+            raise ValueError(f"every number of a task must be finite, got {self}")
+
 
 DEFAULT_PROCESS_NOISE = 0.05
 DEFAULT_SWITCH_PROBABILITY = 0.04
 
-# The two tasks differ only in the sign of the push. A push moves the velocity by 2.5 standard deviations of its noise,
-# so a few steps settle the task, and a model that does not know it yet is wrong by a bounded amount (docs/environments.md).
+# A full push moves the velocity by 2.5 standard deviations of its noise: a few steps settle the task, and a model that
+# does not know it yet is wrong by a bounded amount (docs/environments.md has the families that were tried).
 DEFAULT_TASKS = (
     PointMassTask(angle=0.0, gain=1.25, wind=(0.4, 0.0)),
     PointMassTask(angle=math.pi, gain=1.25, wind=(0.4, 0.0)),
@@ -144,15 +151,15 @@ class PointMassDynamics:
         return self.switching.probability
 
     def update_belief(self, belief: Array, log_likelihoods: Array, step: int) -> Array:
-        """Bayes' rule, then the chance of a switch: b'_j = (1-q) b_j p_j / sum(b p) + q / K. Shapes [..., K] -> [..., K].
+        """Bayes' rule, then the chance q of a switch: b'_j = (1-q) b_j p_j / sum(b p) + q / K. [..., K] -> [..., K].
 
         Args:
             belief: P(task_t | h_t).
             log_likelihoods: log p(o_{t+1} | task, o_t, a_t) for every task.
             step: t + 1, the number of steps of the episode taken once o_{t+1} is seen.
         """
-        posterior = belief * np.exp(log_likelihoods - log_likelihoods.max(axis=-1, keepdims=True))
-        posterior /= posterior.sum(axis=-1, keepdims=True)
+        with np.errstate(divide="ignore"):
+            posterior = softmax(np.log(belief) + log_likelihoods, axis=-1)
         redraw = self.redraw_probability(step)
         return np.asarray((1 - redraw) * posterior + redraw / len(self.tasks))
 
@@ -204,7 +211,7 @@ class PointMassDynamics:
 
 
 def _switching_rule(probability: float | None, period: int | None) -> SwitchingRule:
-    """The default, one switch in fifty steps, gives way to a period when only that is asked for."""
+    """The default probability gives way to a period when only that is asked for."""
     if probability is None:
         probability = DEFAULT_SWITCH_PROBABILITY if period is None else 0.0
     return SwitchingRule(probability=probability, period=period)
@@ -255,16 +262,17 @@ class SwitchingPointMass(gym.Env[Array, NDArray[np.float32]]):
     """Push a point to the origin although the meaning of a push keeps changing (one episode).
 
     Args:
-        switch_probability: chance per step that the task is redrawn; 0.02 when neither rule is given.
+        switch_probability: chance per step that the task is redrawn; DEFAULT_SWITCH_PROBABILITY when neither rule is
+            given.
         switch_period: redraw after every so many steps instead.
         process_noise: standard deviation of the noise on each coordinate and step.
         first_task: every episode starts with this task, "as built"; None draws it uniformly, which hides it at first.
         observe_reward: append the previous reward to the observation (then not certifiable: it is a point mass).
         tasks: the task distribution, uniform over these.
 
-    Observation: (position x, y, velocity x, y), float64. Action: [-1, 1]^2, clipped to it. ``info["task"]`` is the index
-    of the task that rules the *next* step; it is for evaluation only. ``reset(options={"task": j})`` pins the first task.
-    Episodes never terminate; gymnasium's TimeLimit truncates them after 100 steps.
+    Observation: (position x, y, velocity x, y), float64. Action: [-1, 1]^2, clipped to it. ``info["task"]`` is the
+    index of the task that rules the *next* step; it is for evaluation only. ``reset(options={"task": j})`` pins the
+    first task. Episodes never terminate; gymnasium's TimeLimit truncates them after 100 steps.
 
     Raises:
         ValueError: on a bad switching rule, noise or task.
@@ -330,6 +338,8 @@ class SwitchingPointMassVector(gym.vector.VectorEnv[Array, NDArray[np.float32], 
     ) -> None:
         if render_mode is not None:
             raise ValueError(f"render_mode must be None, got {render_mode!r}")
+        if not (1 <= max_episode_steps < math.inf and max_episode_steps == int(max_episode_steps)):
+            raise ValueError(f"max_episode_steps must be a whole number >= 1, got {max_episode_steps}")
         self.dynamics = PointMassDynamics(
             tasks, process_noise, _switching_rule(switch_probability, switch_period), first_task
         )
