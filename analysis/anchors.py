@@ -21,8 +21,15 @@ from tqdm import tqdm
 
 import m3po.envs  # noqa: F401 (registers the environments)
 from m3po.command_line import run
-from m3po.envs.switching_point_mass import ACTION_COST, ACTION_SIZE, REWARD_WIDTH, START_RADIUS, STATE_SIZE
-from m3po.envs.switching_point_mass import PointMassDynamics
+from m3po.envs.switching_point_mass import (
+    ACTION_COST,
+    ACTION_SIZE,
+    REWARD_WIDTH,
+    START_RADIUS,
+    STATE_SIZE,
+    PointMassDynamics,
+)
+from m3po.run_directory import provenance
 
 Kind = Literal["random", "memoryless", "filter", "oracle"]
 KINDS: tuple[Kind, ...] = ("random", "memoryless", "filter", "oracle")
@@ -183,6 +190,7 @@ def anchors(config: AnchorConfig) -> dict[str, object]:
         "episodes": config.episodes,
         "seed": config.seed,
         "policies": policies,
+        "provenance": provenance(sys.argv),
     }
 
 

@@ -32,8 +32,9 @@ class Normaliser(nn.Module):
 class ContextEncoder(nn.Module):
     """h_{L:t} -> features (normalised o_t, z_t), z_t the last hidden state of a GRU over the window's tokens.
 
-    Following section 6 and Figure 5 of the paper, the past goes through the recurrent network and the present observation
-    goes past it. A window with no past has z_t = 0; history length 0 leaves o_t alone (then M3PO is MBPO).
+    Following section 6 and Figure 5 of the paper, the past goes through the recurrent network and the present
+    observation goes past it. The GRU starts from a learned state, which is z_t at the start of an episode, where there
+    is no past. History length 0 leaves o_t alone (then M3PO is MBPO).
 
     Attributes:
         feature_size: O + context_size (O when history_length is 0).
@@ -49,6 +50,7 @@ class ContextEncoder(nn.Module):
         if history_length > 0:
             self.embed = Gated(nn.Linear(2 * observation_size + action_size, 2 * context_size))
             self.gru = nn.GRU(context_size, context_size, batch_first=True)
+            self.initial_context = nn.Parameter(torch.zeros(context_size))
             self.feature_size += context_size
 
     def fit(self, tokens: Tensor) -> None:
@@ -61,8 +63,10 @@ class ContextEncoder(nn.Module):
         observation = self.observation_normaliser(windows.observation)
         if self.history_length == 0:
             return observation
-        hidden, _ = self.gru(self.embed(self.token_normaliser(windows.tokens)))
-        rows = torch.arange(len(hidden), device=hidden.device)
+        count = len(windows.lengths)
+        initial = self.initial_context.expand(1, count, -1).contiguous()
+        hidden, _ = self.gru(self.embed(self.token_normaliser(windows.tokens)), initial)
+        rows = torch.arange(count, device=hidden.device)
         context = hidden[rows, (windows.lengths - 1).clamp(min=0)]
-        context = torch.where(windows.lengths[:, None] > 0, context, torch.zeros_like(context))
+        context = torch.where(windows.lengths[:, None] > 0, context, initial[0])
         return torch.cat([observation, context], dim=1)

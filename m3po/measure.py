@@ -7,7 +7,7 @@ and the N rows are the iid units that a confidence interval may count.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -62,7 +62,7 @@ def task_log_density(dynamics: CertifiableDynamics, trajectories: Trajectories) 
 
 
 def history_log_density(dynamics: FilteredDynamics, trajectories: Trajectories, window: int | None = None) -> Array:
-    """log p(o_{t+1} | h_t, a_t), in nats; ``window``: of the Bayes filter that sees only that many past steps. [N, H]."""
+    """log p(o_{t+1} | h_t, a_t), in nats; ``window``: of the filter that sees only so many past steps. Shape [N, H]."""
     return dynamics.history_log_density(trajectories.observations, trajectories.actions.astype(np.float64), window)
 
 
@@ -94,8 +94,8 @@ def policy_divergence_samples(
 ) -> tuple[Array, float]:
     """TV(pi_D(.|h), pi(.|h)) at every visited history, and a lower estimate of its supremum.
 
-    tanh is a bijection, so this is the TV of the Gaussians before it. Each history gets an unbiased Monte-Carlo estimate
-    in [0, 1]: ``draws`` actions from each of the two policies, |tanh((log p - log q)/2)| averaged.
+    tanh is a bijection, so this is the TV of the Gaussians before it. Each history gets an unbiased Monte-Carlo
+    estimate in [0, 1]: ``draws`` actions from each of the two policies, |tanh((log p - log q)/2)| averaged.
 
     Returns:
         [N, H] estimates; and the largest *certain lower bound* of the TV over the visited histories. The supremum over
@@ -147,6 +147,7 @@ def model_return_samples(
     *,
     discount: float,
     rollout_length: int | None,
+    scheme: Literal["averaged", "exact"] = "averaged",
     dynamics: CertifiableDynamics,
     generator: torch.Generator,
     terminated: Terminated = never_terminated,
@@ -154,8 +155,9 @@ def model_return_samples(
     """One unbiased sample per episode of J_branch(k), or of J_full when ``rollout_length`` is None.
 
     J_branch(k) = E[r_0] + sum_{t=1}^{H-1} gamma^t (1/n_t) sum_{i=1}^{n_t} E_{rho^(i)_t, pi}[r], n_t = min(t, k):
-    from every real history h_s the policy runs i <= k steps in the model and is paid at time t = s + i. The full-model
-    return pays the rollout from h_0 at every t. Times count from 0 to H - 1, the horizon of the episodes.
+    from every real history h_s the policy runs i <= k steps in the model and is paid at time t = s + i. With scheme
+    "exact" only i = n_t is paid, in full (Janner et al. 2019). The full-model return pays the rollout from h_0 at every
+    t. Times count from 0 to H - 1, the horizon of the episodes.
 
     Raises:
         ValueError: as ``model_steps``.
@@ -174,13 +176,15 @@ def model_return_samples(
     for i, step in enumerate(rollouts):
         start = chosen[step.rows]
         episode, t = (start // horizon).cpu(), (start % horizon + i).cpu()
-        paid_lengths = torch.ones_like(t) if rollout_length is None else t.clamp(min=1, max=rollout_length)
-        counts = t < horizon
-        if rollout_length is not None:
-            counts &= (t == 0) if i == 0 else (t > 0)
-        weight = torch.where(counts, discount ** t.double() / paid_lengths, 0.0)
+        longest = t if rollout_length is None else t.clamp(max=rollout_length)
+        if scheme == "exact" or rollout_length is None:
+            share = (longest == i).double()
+        else:
+            share = torch.where(i <= longest, 1 / longest.clamp(min=1), 0.0) if i > 0 else (t == 0).double()
+        weight = torch.where(t < horizon, share * discount ** t.double(), 0.0)
         action = step.transitions.action
-        reward = model.expected_reward(step.transitions.features, action, low, high)
+        with torch.no_grad():
+            reward = model.expected_reward(step.transitions.features, action, low, high)
         learned.index_add_(0, episode, weight * reward.double().cpu())
         if isinstance(dynamics, KnownReward):
             observation = step.windows.observation.double().cpu().numpy()
@@ -212,8 +216,8 @@ def error_metrics(
     """One row of logged errors, measured on held-out episodes of the data policy.
 
     ``eps_m`` refers to p(o'|h, a) where the dynamics carry an exact filter (Definition 1 to the letter) and otherwise
-    to p(o'|task, o, a), an upper bound; ``eps_m_task`` always to the latter. ``bayes_*`` are the same quantities for the
-    exact filter that sees only the model's window: no model of that history length can be expected to do better.
+    to p(o'|task, o, a), an upper bound; ``eps_m_task`` always to the latter. ``bayes_*`` are the same quantities for
+    the exact filter that sees only the model's window: no model of that history length can be expected to do better.
     Profiles are lists over time steps. Environments whose density is unknown get the surrogates only.
     """
     device = next(policy.network.parameters()).device

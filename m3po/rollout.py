@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
+import gymnasium as gym
 import torch
 from torch import Tensor
 
@@ -18,6 +20,14 @@ Terminated = Callable[[Tensor], Tensor]
 def never_terminated(observation: Tensor) -> Tensor:
     """[N, O] -> [N] False: environments whose episodes end by their time limit only."""
     return torch.zeros(len(observation), dtype=torch.bool, device=observation.device)
+
+
+def termination_of(environment: gym.Env[Any, Any]) -> Terminated:
+    """The environment's own ``terminated(observation [N, O]) -> [N]`` in numpy; ``never_terminated`` without one."""
+    function = getattr(environment.unwrapped, "terminated", None)
+    if function is None:
+        return never_terminated
+    return lambda observation: torch.as_tensor(function(observation.cpu().numpy()), device=observation.device)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from m3po.model_training import train_model
 from m3po.networks import StackedMLP
 from m3po.policy import GaussianPolicy, HistoryPolicy
 from m3po.replay_buffer import EnvironmentBuffer, ModelBuffer
-from m3po.rollout import model_steps
+from m3po.rollout import model_steps, never_terminated, termination_of
 from m3po.run_directory import RunDirectory
 from m3po.sac import SoftActorCritic, SoftActorCriticSettings
 from m3po.types import Windows
@@ -48,6 +48,7 @@ class Training:
         observation_size = self.environment.observation_space.shape[0]  # type: ignore[index]
         action_size = self.environment.action_space.shape[0]  # type: ignore[index]
         self.horizon: int = self.environment.spec.max_episode_steps  # type: ignore[union-attr,assignment]
+        self.terminated = termination_of(self.environment)
 
         torch.manual_seed(config.seed)  # initial weights only; everything later draws from the generators below
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
@@ -103,6 +104,11 @@ class Training:
         else:
             action, _ = self.policy.act(windows, self.generator)
         following, reward, terminated, truncated, _ = self.environment.step(to_environment(action, space)[0])
+        if terminated and self.terminated is never_terminated:
+            raise ValueError(
+                f"{self.config.env_id} ended an episode but has no method terminated(observation), "
+                "which rollouts in the model need"
+            )
         next_observation = to_tensor(following, self.device)[None]
         self.environment_buffer.add(
             windows.observation[0],
@@ -128,7 +134,7 @@ class Training:
         else:
             indices = torch.randint(buffer.size, (count,), generator=generator, device=self.device)
         starts = buffer.windows(indices)
-        for step in model_steps(self.model, self.policy, starts, self.rollout_length, generator):
+        for step in model_steps(self.model, self.policy, starts, self.rollout_length, generator, self.terminated):
             self.model_buffer.add(step.transitions)
 
     def epoch(self, progress: tqdm[Any]) -> dict[str, Any]:
@@ -175,9 +181,11 @@ class Training:
     def measure(self) -> dict[str, Any]:
         """Errors on held-out episodes of the data policy, and the return of the deterministic policy."""
         config = self.config
-        seeds = np.random.SeedSequence([config.seed, self.steps, 1]).generate_state(2)
+        # Seeds of its own: looking at a run must not change it.
+        seeds = np.random.SeedSequence([config.seed, self.steps, 1]).generate_state(3)
+        generator = torch.Generator(self.device).manual_seed(int(seeds[2]))
         held_out = run_episodes(
-            config.env_id, self.data_policy, config.measure_episodes, seed=int(seeds[0]), generator=self.generator
+            config.env_id, self.data_policy, config.measure_episodes, seed=int(seeds[0]), generator=generator
         )
         dynamics = getattr(self.environment.unwrapped, "dynamics", None)
         errors = error_metrics(
@@ -187,14 +195,14 @@ class Training:
             held_out,
             dynamics,
             confidence=config.confidence,
-            generator=self.generator,
+            generator=generator,
         )
         evaluation = run_episodes(
             config.env_id,
             self.policy,
             config.evaluation_episodes,
             seed=int(seeds[1]),
-            generator=self.generator,
+            generator=generator,
             deterministic=True,
         ).returns()
         return errors | {
@@ -269,6 +277,8 @@ def train(config: Config) -> RunDirectory:
     else:
         directory.save_checkpoint(training.state())
     directory.drop_metrics_after(training.steps)
+    if not directory.metrics():
+        directory.append_metrics({"step": 0, **training.measure()})  # the untrained start of every curve
     with tqdm(
         total=config.total_steps,
         initial=training.steps,

@@ -1,0 +1,488 @@
+"""``python -m analysis.check_guarantee RUN_DIR``: the measured return gap of a trained run against every bound."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+import torch
+import tyro
+from tqdm import tqdm
+
+import bounds
+from bounds.confidence import Interval, betting
+from m3po.command_line import run
+from m3po.envs.protocol import CertifiableDynamics, FilteredDynamics
+from m3po.evaluate import Trajectories, run_episodes
+from m3po.measure import (
+    Array,
+    EncodedTrajectories,
+    history_log_density,
+    model_error_samples,
+    model_log_density,
+    model_return_samples,
+    policy_divergence_samples,
+    profile,
+    reward_error_samples,
+    task_log_density,
+)
+from m3po.policy import HistoryPolicy
+from m3po.run_directory import RunDirectory
+from m3po.train import Training
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Verdict = Literal["holds", "violated", "surrogate"]
+DataPolicy = Literal["current", "previous"]
+SCHEMES = ("branched", "branched-exact", "full")
+# What a confidence level is shared between: true return, model return, and the three error profiles.
+STATEMENTS = 5
+
+
+@dataclass(frozen=True)
+class CheckConfig:
+    """Measure the true return, the model return and the errors of a trained run, and hold the gap against every bound.
+
+    Needs the run directory of m3po.train. Two data policies are looked at: "current", fresh data of the trained policy
+    itself (no policy divergence), and "previous", the policy that collected the last epoch's data.
+    """
+
+    run_dir: tyro.conf.Positional[Path]
+    """Run directory of a training."""
+    episodes: int = 400
+    """Fresh episodes per policy, at least 2; they are the iid units of every interval."""
+    confidence: float = 0.95
+    """All intervals of one data policy hold together with this probability, in (0, 1)."""
+    seed: int = 0
+    """Seed of the fresh episodes."""
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
+    """Print one JSON object instead of the report."""
+    figure: Path | None = None
+    """Where to draw the figure; RUN_DIR/guarantee.png when not given."""
+
+    def __post_init__(self) -> None:
+        if self.episodes < 2:
+            raise ValueError(f"--episodes must be >= 2, got {self.episodes}")
+        if not 0 < self.confidence < 1:
+            raise ValueError(f"--confidence must be in (0, 1), got {self.confidence}")
+        if self.seed < 0:
+            raise ValueError(f"--seed must be >= 0, got {self.seed}")
+        if self.figure is not None and not self.figure.parent.is_dir():
+            raise ValueError(f"--figure: no directory {self.figure.parent}")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One inequality held against the measurement.
+
+    Attributes:
+        name: of the bound, or "certificate".
+        scheme: which model return it speaks of.
+        learned_reward: whether that return is paid by the model's own reward (else by the environment's).
+        discrepancy: the bound at the upper ends of the measured errors, in units of return.
+        vacuous: it is not below the trivial R/(1 - gamma).
+        gap: true return - model return: estimate, lower, upper.
+        tightness: |gap estimate| / discrepancy.
+        verdict, reason: holds: the measured return is certainly above model return - discrepancy. violated: certainly
+            below. surrogate: one of its inputs is not certified, or the intervals do not decide.
+    """
+
+    name: str
+    scheme: str
+    learned_reward: bool
+    discrepancy: float
+    vacuous: bool
+    gap: dict[str, float]
+    tightness: float
+    verdict: Verdict
+    reason: str
+
+
+def judge(gap: dict[str, float], discrepancy: float, *, two_sided: bool, certified: str | None) -> tuple[Verdict, str]:
+    """The verdict on ``gap >= -discrepancy`` (two-sided: |gap| <= discrepancy) and the reason for it.
+
+    Args:
+        gap: estimate, lower, upper.
+        discrepancy: at the upper ends of the errors, so that a gap beyond it refutes the inequality itself.
+        two_sided: whether the theorem bounds the gap from both sides.
+        certified: None, or why the discrepancy is not certified.
+    """
+    if certified is not None:
+        return "surrogate", certified
+    if gap["upper"] < -discrepancy or (two_sided and gap["lower"] > discrepancy):
+        return "violated", "the measured gap is certainly larger than the discrepancy"
+    if gap["lower"] >= -discrepancy and (not two_sided or gap["upper"] <= discrepancy):
+        return "holds", "the measured gap is certainly within the discrepancy"
+    return "surrogate", "the intervals are too wide to decide; measure more episodes"
+
+
+def gap_of(true_return: Interval, model_return: Interval) -> dict[str, float]:
+    """True return - model return; the ends hold whenever both intervals do."""
+    return {
+        "estimate": float(true_return.estimate - model_return.estimate),
+        "lower": float(true_return.lower - model_return.upper),
+        "upper": float(true_return.upper - model_return.lower),
+    }
+
+
+def ends(interval: Interval) -> dict[str, float]:
+    return {name: float(getattr(interval, name)) for name in ("estimate", "lower", "upper")}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one data policy's episodes say about the triple (data policy, policy, model)."""
+
+    model_error: Interval
+    policy_divergence: Interval
+    policy_divergence_sample_max: float
+    reward_error: Interval
+    model_returns: dict[tuple[str, bool], Interval]
+
+
+def measure(
+    training: Training,
+    data_policy: HistoryPolicy,
+    trajectories: Trajectories,
+    dynamics: CertifiableDynamics,
+    confidence: float,
+    generator: torch.Generator,
+) -> Measured:
+    """Error profiles [H] and model returns, each with confidence 1 - (1 - confidence)/5 so that five hold together."""
+    each = 1 - (1 - confidence) / STATEMENTS
+    model, config = training.model, training.config
+    data = EncodedTrajectories.of(trajectories, config.history_length, training.device)
+    low, high = dynamics.reward_low, dynamics.reward_high
+    log_density = (
+        history_log_density(dynamics, trajectories)
+        if isinstance(dynamics, FilteredDynamics)
+        else task_log_density(dynamics, trajectories)
+    )
+    errors = model_error_samples(log_density, model_log_density(model, data), trajectories.valid)
+    divergence, sample_max = policy_divergence_samples(data_policy, training.policy, data, generator)
+    reward_errors = reward_error_samples(model, data, low, high)
+    returns: dict[tuple[str, bool], Interval] = {}
+    for scheme in SCHEMES:
+        samples = model_return_samples(
+            model,
+            training.policy,
+            data,
+            discount=config.discount,
+            rollout_length=None if scheme == "full" else config.rollout_length,
+            scheme="exact" if scheme == "branched-exact" else "averaged",
+            dynamics=dynamics,
+            generator=generator,
+            terminated=training.terminated,
+        )
+        for learned, values in ((True, samples.learned_reward), (False, samples.known_reward)):
+            if values is not None:
+                returns[scheme, learned] = return_interval(values, dynamics, config.discount, training.horizon, each)
+    certain_zero = data_policy is training.policy
+    nothing = np.zeros(training.horizon)
+    return Measured(
+        model_error=profile(errors, each),
+        policy_divergence=Interval(nothing, nothing, nothing, 1.0, len(errors))
+        if certain_zero
+        else profile(divergence, each),
+        policy_divergence_sample_max=sample_max,
+        reward_error=profile(np.minimum(reward_errors, high - low), each, high=high - low),
+        model_returns=returns,
+    )
+
+
+def return_interval(
+    samples: Array, dynamics: CertifiableDynamics, discount: float, horizon: int, confidence: float
+) -> Interval:
+    """Betting interval for a mean discounted return, which lies in [r_lo, r_hi] * (1 - gamma^H)/(1 - gamma)."""
+    weight = (1 - discount**horizon) / (1 - discount)
+    low, high = dynamics.reward_low * weight, dynamics.reward_high * weight
+    slack = 1e-6 * (high - low)
+    return betting(np.clip(samples, low, high) if _within(samples, low, high, slack) else samples, confidence,
+                   low=low, high=high)  # fmt: skip
+
+
+def _within(samples: Array, low: float, high: float, slack: float) -> bool:
+    return bool((samples >= low - slack).all() and (samples <= high + slack).all())
+
+
+def checks_of(training: Training, measured: Measured, true_return: Interval, on_policy: bool) -> list[Check]:
+    """Every bound of the catalogue and both certificates against the measurement."""
+    config = training.config
+    dynamics = training.environment.unwrapped.dynamics  # type: ignore[attr-defined]
+    low, high = dynamics.reward_low, dynamics.reward_high
+    trivial = (high - low) / (1 - config.discount)
+    # No transition after the last reward time H - 1 is ever paid for.
+    model_error = float(np.max(measured.model_error.upper[:-1], initial=0.0))
+    divergence = 0.0 if on_policy else measured.policy_divergence_sample_max
+    rows: list[Check] = []
+
+    def add(name: str, scheme: str, learned: bool, discrepancy: float, two_sided: bool, certified: str | None) -> None:
+        if (scheme, learned) not in measured.model_returns:
+            return
+        gap = gap_of(true_return, measured.model_returns[scheme, learned])
+        verdict, reason = judge(gap, discrepancy, two_sided=two_sided, certified=certified)
+        tightness = abs(gap["estimate"]) / discrepancy if discrepancy > 0 else math.inf
+        rows.append(Check(name, scheme, learned, discrepancy, discrepancy >= trivial, gap, tightness, verdict, reason))
+
+    for length, scheme in ((config.rollout_length, "branched"), (None, "full")):
+        value = bounds.certificate(
+            measured.model_error.upper,
+            measured.policy_divergence.upper,
+            discount=config.discount,
+            reward_range=high - low,
+            rollout_length=length,
+            reward_error_profile=measured.reward_error.upper,
+            tail="absorbing",
+        ).value
+        add("certificate", scheme, True, value, True, None)
+    why = None if on_policy else "eps_pi is a sample maximum: the supremum over histories cannot be certified"
+    for bound in bounds.ALL_BOUNDS:
+        if bound.name == "mbpo-4.3" and not on_policy:
+            continue  # its model error is the one under the current policy
+        # The project's own bounds are stated with R; with R = 2 r_max they take r_max = R/2.
+        ours = bound.name.startswith(("linear", "optimal"))
+        value = float(
+            bound.evaluate(
+                discount=config.discount,
+                model_error=model_error,
+                policy_divergence=divergence,
+                rollout_length=config.rollout_length,
+                reward_max=(high - low) / 2 if ours else max(abs(low), abs(high)),
+            )
+        )
+        add(bound.name, bound.scheme, False, value, ours, why)
+    return rows
+
+
+def check(config: CheckConfig) -> dict[str, Any]:
+    """Everything the command reports, JSON-ready.
+
+    Raises:
+        ValueError: when the run directory or its checkpoint cannot be read.
+    """
+    directory = RunDirectory.read(config.run_dir)
+    state = directory.load_checkpoint()
+    training = Training(dataclasses.replace(directory.config, device="cpu"))
+    training.load_state(state)
+    dynamics = getattr(training.environment.unwrapped, "dynamics", None)
+    report: dict[str, Any] = {
+        "run_dir": str(config.run_dir),
+        "env_id": training.config.env_id,
+        "steps": training.steps,
+        "complete": directory.complete,
+        "gamma": training.config.discount,
+        "k": training.config.rollout_length,
+        "horizon": training.horizon,
+        "episodes": config.episodes,
+        "confidence": config.confidence,
+        "seed": config.seed,
+    }
+    if training.steps == 0:
+        raise ValueError(f"{config.run_dir} has not trained yet: its checkpoint is at step 0")
+    seeds = np.random.SeedSequence([config.seed, 2]).generate_state(3)
+    generator = torch.Generator().manual_seed(int(seeds[2]))
+    policies: dict[DataPolicy, HistoryPolicy] = {"current": training.policy, "previous": training.data_policy}
+    progress = tqdm(total=4, desc="measuring", file=sys.stderr, disable=config.as_json and not sys.stderr.isatty())
+    episodes: dict[DataPolicy, Trajectories] = {}
+    for (name, policy), seed in zip(policies.items(), seeds, strict=False):
+        episodes[name] = run_episodes(
+            training.config.env_id, policy, config.episodes, seed=int(seed), generator=generator
+        )
+        progress.update()
+    returns = episodes["current"].returns(training.config.discount)
+    if not isinstance(dynamics, CertifiableDynamics):
+        data = EncodedTrajectories.of(episodes["current"], training.config.history_length, training.device)
+        valid = episodes["current"].valid
+        return report | {
+            "verdict": "surrogate",
+            "reason": "the one-step density of this environment is not known, so no total variation can be measured",
+            "nll": float(-model_log_density(training.model, data)[valid].mean()),
+            "true_return": {"estimate": float(returns.mean())},
+            "data_policies": {},
+        }
+    low, high = dynamics.reward_low, dynamics.reward_high
+    report |= {
+        "reward_low": low,
+        "reward_high": high,
+        "trivial": (high - low) / (1 - training.config.discount),
+        "tail_if_the_process_went_on": (high - low)
+        * training.config.discount**training.horizon
+        / (1 - training.config.discount),
+    }
+    each = 1 - (1 - config.confidence) / STATEMENTS
+    true_return = return_interval(returns, dynamics, training.config.discount, training.horizon, each)
+    report["true_return"] = ends(true_return)
+    report["data_policies"] = {}
+    for name, policy in policies.items():
+        measured = measure(training, policy, episodes[name], dynamics, config.confidence, generator)
+        rows = checks_of(training, measured, true_return, policy is training.policy)
+        report["data_policies"][name] = describe(measured, rows)
+        progress.update()
+    progress.close()
+    first = report["data_policies"]["current"]["checks"][0]
+    return report | {"verdict": first["verdict"], "reason": f"certificate, branched: {first['reason']}"}
+
+
+def describe(measured: Measured, rows: list[Check]) -> dict[str, Any]:
+    """One data policy's part of the report."""
+    profiles = {
+        "model_error": measured.model_error,
+        "policy_divergence": measured.policy_divergence,
+        "reward_error": measured.reward_error,
+    }
+    largest = {
+        "eps_m": {end: float(np.max(getattr(measured.model_error, end)[:-1])) for end in ("estimate", "lower", "upper")}
+    }
+    return {
+        **largest,
+        "eps_pi_sample_max": measured.policy_divergence_sample_max,
+        "profiles": {
+            name: {"estimate": each.estimate.tolist(), "upper": each.upper.tolist()} for name, each in profiles.items()
+        },
+        "model_returns": {
+            scheme + (" (learned reward)" if learned else ""): ends(interval)
+            for (scheme, learned), interval in measured.model_returns.items()
+        },
+        "checks": [dataclasses.asdict(row) for row in rows],
+    }
+
+
+def span(value: dict[str, float]) -> str:
+    """estimate [lower, upper]."""
+    return f"{value['estimate']:.3f} [{value['lower']:.3f}, {value['upper']:.3f}]"
+
+
+def text(report: dict[str, Any]) -> str:
+    """The report as a person reads it."""
+    lines = [
+        f"{report['run_dir']}: {report['env_id']}, {report['steps']} steps, k = {report['k']}, "
+        f"gamma = {report['gamma']}, horizon {report['horizon']}",
+    ]
+    if not report["data_policies"]:
+        return "\n".join(
+            [*lines, f"verdict: {report['verdict']} ({report['reason']})", f"one-step NLL {report['nll']:.3f} nats"]
+        )
+    lines += [
+        f"{report['episodes']} fresh episodes per policy; all intervals of a data policy hold together with "
+        + f"probability {report['confidence']}",
+        f"true return          {span(report['true_return'])}   (discounted, {report['horizon']} steps; should it "
+        f"go on, up to {report['tail_if_the_process_went_on']:.3f} more or less)",
+    ]
+    for name, part in report["data_policies"].items():
+        meaning = {
+            "current": "fresh data of the policy itself, policy divergence 0",
+            "previous": "data of the policy one epoch ago",
+        }[name]
+        lines += [
+            "",
+            f"data policy: {name} ({meaning})",
+            f"  eps_m {span(part['eps_m'])} (largest over time), eps_pi at least {part['eps_pi_sample_max']:.3f}",
+            *(f"  model return, {scheme:<32} {span(value)}" for scheme, value in part["model_returns"].items()),
+            f"  {'bound':<18}{'rollouts':<16}{'reward':<9}{'discrepancy':>12}  "
+            f"{'measured gap':<28}{'tightness':>9}  verdict",
+        ]
+        for row in part["checks"]:
+            value = f"{row['discrepancy']:.3f}" + ("*" if row["vacuous"] else " ")
+            lines.append(
+                f"  {row['name']:<18}{row['scheme']:<16}{'learned' if row['learned_reward'] else 'known':<9}"
+                f"{value:>13} {span(row['gap']):<28}{row['tightness']:>9.3f}  "
+                + (f"{row['verdict']}, vacuously" if row["vacuous"] and row["verdict"] == "holds" else row["verdict"])
+            )
+    lines += [
+        "",
+        f"* vacuous: not below the trivial {report['trivial']:.3f}, which holds for any model at all",
+        conclusion(report),
+    ]
+    return "\n".join(lines)
+
+
+def conclusion(report: dict[str, Any]) -> str:
+    """The answer in a sentence or two."""
+    part = report["data_policies"]["current"]
+    row = part["checks"][0]
+    promised = part["model_returns"]["branched (learned reward)"]
+    guaranteed = promised["lower"] - row["discrepancy"]
+    share = row["discrepancy"] / report["trivial"]
+    floor = report["reward_low"] / (1 - report["gamma"])
+    opening = (
+        f"The model promises {promised['estimate']:.2f}; with confidence {report['confidence']} the real return is at "
+        f"least {guaranteed:.2f} (certificate {row['discrepancy']:.2f}, {share:.0%} of the trivial discrepancy)"
+    )
+    if guaranteed <= floor or row["vacuous"]:
+        opening = "At these errors nothing is guaranteed about the real return"
+    return f"{opening}; measured: {span(report['true_return'])}. Verdict: {report['verdict']}."
+
+
+def draw(report: dict[str, Any]) -> Figure:
+    """Left: the measured gap inside every discrepancy. Right: the error profiles over time."""
+    import matplotlib.pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 4.2), width_ratios=[1.35, 1], layout="constrained")
+    part = report["data_policies"]["current"]
+    rows = part["checks"][::-1]
+    colours = {"holds": "#0072b2", "violated": "#d55e00", "surrogate": "#8a8a8a"}
+    for place, row in enumerate(rows):
+        left.barh(place, row["discrepancy"], color=colours[row["verdict"]], alpha=0.35, height=0.62)
+        ends_of_gap = sorted((abs(row["gap"]["lower"]), abs(row["gap"]["upper"])))
+        straddles = row["gap"]["lower"] < 0 < row["gap"]["upper"]
+        left.plot([1e-9 if straddles else ends_of_gap[0], ends_of_gap[1]], [place, place], color="#262626", lw=3)
+        left.plot(abs(row["gap"]["estimate"]), place, "o", color="#262626", ms=4)
+    left.axvline(report["trivial"], color="#8a8a8a", ls="--", lw=1.2)
+    left.text(report["trivial"], len(rows) - 0.35, "trivial", ha="center", va="bottom", color="#5a5a5a", fontsize=8)
+    left.set_yticks(range(len(rows)), [f"{row['name']}, {row['scheme']}" for row in rows])
+    left.set_xscale("log")
+    smallest = min(max(abs(row["gap"]["estimate"]), 1e-3) for row in rows)
+    left.set_xlim(smallest / 3, 2 * max(report["trivial"], *(row["discrepancy"] for row in rows)))
+    left.set_xlabel("units of return: bar = discrepancy allowed, dot and line = measured |gap|")
+    left.set_title("fresh data of the policy itself: " + report["verdict"], loc="left")
+    for name, colour, label in (
+        ("current", "#0072b2", "policy's own data"),
+        ("previous", "#e69f00", "previous policy's data"),
+    ):
+        profiles = report["data_policies"][name]["profiles"]
+        right.plot(profiles["model_error"]["estimate"][:-1], color=colour, lw=1.4, label=f"model error, {label}")
+        if name == "previous":
+            right.plot(
+                profiles["policy_divergence"]["estimate"], color=colour, lw=1.4, ls=":", label="policy divergence"
+            )
+    right.set_ylim(0, 1)
+    right.set_xlabel("time step $t$ of the episode")
+    right.set_ylabel("mean total variation")
+    right.set_title("measured error profiles", loc="left")
+    right.legend(loc="upper right")
+    return figure
+
+
+def write_figure(report: dict[str, Any], path: Path) -> None:
+    from analysis.figure_style import figure_style
+
+    with figure_style():
+        figure = draw(report)
+        figure.savefig(path)
+
+
+def main(config: CheckConfig) -> int:
+    torch.set_num_threads(1)
+    report = check(config)
+    print(json.dumps(report, indent=1) if config.as_json else text(report))
+    if report["data_policies"]:
+        path = config.figure or config.run_dir / "guarantee.png"
+        write_figure(report, path)
+        print(f"figure: {path}", file=sys.stderr)
+    return 1 if report["verdict"] == "violated" else 0
+
+
+def cli(arguments: Sequence[str] | None = None) -> None:
+    run(main, CheckConfig, arguments, prog="python -m analysis.check_guarantee")
+
+
+if __name__ == "__main__":
+    cli()
