@@ -22,7 +22,7 @@ class Trajectories:
 
     Attributes:
         observations: [N, H + 1, O] float64.
-        actions: [N, H, A] float32, as given to the environment.
+        actions: [N, H, A] float32, the policy's, in [-1, 1]; the environment gets them rescaled to its box.
         raw_actions: [N, H, A] float32, before tanh.
         rewards: [N, H] float64.
         tasks: [N, H] int64, the true task of each step (-1 where the environment does not tell).
@@ -45,7 +45,8 @@ def make_environment(env_id: str, **options: Any) -> gym.Env[Any, Any]:
     """gym.make with one-line errors.
 
     Raises:
-        ValueError: for an unknown id, an environment without time limit, or spaces that are not flat boxes.
+        ValueError: for an unknown id, an environment without time limit, spaces that are not flat boxes, or actions
+            without finite bounds.
     """
     try:
         environment = gym.make(env_id, **options)
@@ -54,6 +55,9 @@ def make_environment(env_id: str, **options: Any) -> gym.Env[Any, Any]:
     spaces = (environment.observation_space, environment.action_space)
     if not all(isinstance(space, gym.spaces.Box) and len(space.shape) == 1 for space in spaces):
         raise ValueError(f"{env_id} has no flat Box observations and actions: {spaces}")
+    box = environment.action_space
+    if not (isinstance(box, gym.spaces.Box) and box.is_bounded()):
+        raise ValueError(f"{env_id} has an action space without finite bounds: {box}")
     if environment.spec is None or environment.spec.max_episode_steps is None:
         raise ValueError(f"{env_id} has no time limit (max_episode_steps)")
     return environment
@@ -64,9 +68,10 @@ def to_tensor(values: Any, device: torch.device) -> Tensor:
 
 
 def to_environment(action: Tensor, space: gym.spaces.Box) -> NDArray[np.float32]:
-    """[-1, 1] -> the bounds of the action space, coordinate by coordinate."""
+    """[-1, 1] -> the bounds of the action space, coordinate by coordinate; rounding never leaves the box."""
     low, high = space.low, space.high
-    return np.asarray(low + 0.5 * (action.cpu().numpy() + 1.0) * (high - low), dtype=np.float32)
+    rescaled = low + 0.5 * (action.cpu().numpy() + 1.0) * (high - low)
+    return np.asarray(np.clip(rescaled, low, high), dtype=np.float32)
 
 
 def run_episodes(

@@ -15,6 +15,9 @@ Tasks = NDArray[np.int64]
 class CertifiableDynamics(Protocol):
     """Dynamics whose one-step density given the true task is known, which is what the model error is measured against.
 
+    Actions are the policy's, in [-1, 1]^A, here and in the protocols below: where the environment's box is another one,
+    the dynamics rescale them first, as m3po.evaluate.to_environment does.
+
     Attributes:
         reward_low, reward_high: the expected reward lies in [reward_low, reward_high] for every observation and action.
     """
@@ -38,7 +41,8 @@ class FilteredDynamics(CertifiableDynamics, Protocol):
             observations: o_0 .. o_T of N episodes.
             actions: a_0 .. a_{T-1}.
             window: when given, the belief about the task at t starts from the task prior at step max(t - window, 0):
-                the Bayes predictive of an agent that sees only the truncated history.
+                the predictive of a filter that is restarted there. (What the first observation of the window, and
+                actions chosen with a longer memory, give away about earlier steps is not used.)
         """
         ...
 

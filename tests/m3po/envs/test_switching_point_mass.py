@@ -444,21 +444,36 @@ def test_autoreset_has_gymnasiums_next_step_semantics(limit):
     assert np.array(histories[0])[:, 3].all(axis=1).tolist() == ([False] * limit + [True]) * 3
 
 
+def test_an_episode_that_ends_alone_is_reset_alone():
+    vector = SwitchingPointMassVector(3, max_episode_steps=5)
+    vector.reset(seed=0)
+    vector._episodes.steps[1] = 4  # as after a staggered start
+    actions = np.ones((3, 2), np.float32)
+    fresh, truncations = [], []
+    for _ in range(7):
+        observation, _, _, truncated, _ = vector.step(actions)
+        fresh.append((observation[:, 2:] == 0).all(axis=1).tolist())
+        truncations.append(truncated.tolist())
+    steps = np.arange(7)
+    np.testing.assert_array_equal(fresh, np.stack([steps == 5, steps == 1, steps == 5], axis=1))
+    np.testing.assert_array_equal(truncations, np.stack([steps == 4, (steps == 0) | (steps == 6), steps == 4], axis=1))
+
+
 def test_a_reset_in_mid_episode_starts_the_clock_again():
     vector = SwitchingPointMassVector(2, max_episode_steps=3)
     actions = np.zeros((2, 2), np.float32)
-    for steps in (3, 2, 3):  # also right after a truncation
+    for steps in (2, 3, 3):  # also right after a truncation
         vector.reset(seed=0)
         truncated = [vector.step(actions)[3].all() for _ in range(steps)]
         assert truncated == [step == 2 for step in range(steps)]
 
 
 def test_what_step_returns_is_never_overwritten_later():
-    vector = SwitchingPointMassVector(2, max_episode_steps=3, switch_probability=1.0, tasks=TASKS)
+    vector = SwitchingPointMassVector(6, max_episode_steps=3, switch_probability=1.0, tasks=TASKS)
     outputs, copies = [], []
     vector.reset(seed=0)
-    for _ in range(8):
-        observation, reward, terminated, truncated, info = vector.step(np.ones((2, 2), np.float32))
+    for _ in range(7):  # the last one ends the episodes
+        observation, reward, terminated, truncated, info = vector.step(np.ones((6, 2), np.float32))
         outputs.append((observation, reward, terminated, truncated, info["task"]))
         copies.append(tuple(array.copy() for array in outputs[-1]))
     vector.reset()
