@@ -1,0 +1,127 @@
+"""Small instances of the algorithm's parts, and the slow, obvious history that the fast ones are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from m3po.context_encoder import ContextEncoder
+from m3po.model import EnsembleModel
+from m3po.policy import GaussianPolicy
+from m3po.replay_buffer import EnvironmentBuffer
+from m3po.types import Windows
+
+OBSERVATION, ACTION = 3, 2
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One episode as python lists: T + 1 observations, T actions, T rewards."""
+
+    observations: list[list[float]]
+    actions: list[list[float]]
+    rewards: list[float]
+
+    def window(self, t: int, history_length: int) -> tuple[list[list[float]], list[float]]:
+        """The tokens of h_{L:t}, oldest first, and o_t."""
+        tokens = []
+        for s in range(max(t - history_length, 0), t):
+            before, after = self.observations[s], self.observations[s + 1]
+            change = [b - a for a, b in zip(before, after, strict=True)]
+            tokens.append([*before, *self.actions[s], *change])
+        return tokens, self.observations[t]
+
+
+def episodes_of(lengths: Sequence[int], seed: int) -> list[Episode]:
+    """Random episodes with these numbers of steps."""
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        Episode(
+            torch.randn(steps + 1, OBSERVATION, generator=generator).tolist(),
+            (2 * torch.rand(steps, ACTION, generator=generator) - 1).tolist(),
+            torch.randn(steps, generator=generator).tolist(),
+        )
+        for steps in lengths
+    ]
+
+
+def filled_buffer(
+    episodes: Sequence[Episode], history_length: int, *, members: int = 2, holdout: float = 0.2, seed: int = 0
+) -> EnvironmentBuffer:
+    """A buffer of exactly these episodes, step by step."""
+    buffer = EnvironmentBuffer(
+        max(sum(len(episode.rewards) for episode in episodes), 1),
+        OBSERVATION,
+        ACTION,
+        history_length=history_length,
+        members=members,
+        holdout=holdout,
+        device=CPU,
+    )
+    generator = torch.Generator().manual_seed(seed)
+    for episode in episodes:
+        for t, reward in enumerate(episode.rewards):
+            buffer.add(
+                torch.tensor(episode.observations[t]),
+                torch.tensor(episode.actions[t]),
+                reward,
+                torch.tensor(episode.observations[t + 1]),
+                terminated=False,
+                starts_episode=t == 0,
+                generator=generator,
+            )
+    return buffer
+
+
+def assert_window(windows: Windows, row: int, tokens: list[list[float]], observation: list[float]) -> None:
+    """Row ``row`` holds exactly these tokens, then zeros, and this observation."""
+    assert windows.lengths[row] == len(tokens)
+    expected = torch.zeros_like(windows.tokens[row])
+    if tokens:
+        expected[: len(tokens)] = torch.tensor(tokens)
+    torch.testing.assert_close(windows.tokens[row], expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(windows.observation[row], torch.tensor(observation), rtol=0, atol=0)
+
+
+def encoder(history_length: int = 3, context_size: int = 5, seed: int = 0) -> ContextEncoder:
+    """An encoder with random weights, random normalisers and a random initial context."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        built = ContextEncoder(OBSERVATION, ACTION, history_length, context_size)
+        built.fit(2 * torch.randn(50, 2 * OBSERVATION + ACTION) + 0.5)
+        if history_length > 0:
+            torch.nn.init.normal_(built.initial_context)
+    return built
+
+
+def model(encoder: ContextEncoder, members: int = 3, seed: int = 1) -> EnsembleModel:
+    """An ensemble whose members differ, in units that are not the normalised ones."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        built = EnsembleModel(encoder, encoder.action_size, members, 8, 1)
+        size = len(built.target_normaliser.mean)
+        built.target_normaliser.fit(torch.randn(40, size) * torch.linspace(0.5, 2.0, size) + 0.3)
+        torch.nn.init.normal_(built.heads.layers[-1].bias, std=0.7)
+    return built
+
+
+def policy_network(encoder: ContextEncoder, seed: int = 2) -> GaussianPolicy:
+    """A policy network with random weights."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return GaussianPolicy(encoder.feature_size, encoder.action_size, 8, 1)
+
+
+def random_windows(count: int, history_length: int, seed: int = 3) -> Windows:
+    """Windows of every length 0..L, taken from random episodes."""
+    episodes = episodes_of([history_length + 4] * (count // (history_length + 4) + 1), seed)
+    return filled_buffer(episodes, history_length).windows(torch.arange(count))
+
+
+def random_actions(count: int, seed: int = 4) -> Tensor:
+    """Actions [count, A] in [-1, 1]."""
+    return 2 * torch.rand(count, ACTION, generator=torch.Generator().manual_seed(seed)) - 1
