@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from m3po.context_encoder import ContextEncoder, Normaliser
 from m3po.networks import StackedMLP
 
+# In standard deviations of the data; how far rollouts in the model may run away.
+LARGEST_DEVIATION = 100.0
+
 
 class EnsembleModel(nn.Module):
     """p_theta(r, o' | a, h) = (1/B) sum_b N((o' - o, r); mu_b(a, h), diag sigma_b(a, h)^2), in normalised units inside.
@@ -72,7 +75,11 @@ class EnsembleModel(nn.Module):
     def sample(
         self, features: Tensor, observation: Tensor, action: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """Draw a member per row, then (o', r) from it. Shapes [N, F], [N, O], [N, A] -> [N, O], [N]."""
+        """Draw a member per row, then (o', r) from it. Shapes [N, F], [N, O], [N, A] -> [N, O], [N].
+
+        o' is kept within 100 standard deviations of the data, so that long rollouts of a poor model stay finite. Real
+        observations are never out there, so this cannot increase the model's total variation from the truth.
+        """
         mean, log_variance = self.normalised_moments(features, action)
         count, device = len(features), features.device
         member = torch.randint(self.members, (count,), generator=generator, device=device)
@@ -80,7 +87,10 @@ class EnsembleModel(nn.Module):
         noise = torch.randn(count, mean.shape[-1], generator=generator, device=device)
         drawn = mean[member, rows] + torch.exp(0.5 * log_variance[member, rows]) * noise
         drawn = drawn * self.target_normaliser.std + self.target_normaliser.mean
-        return observation + drawn[:, :-1], drawn[:, -1]
+        seen = self.encoder.observation_normaliser
+        reach = LARGEST_DEVIATION * seen.std
+        next_observation = (observation + drawn[:, :-1]).clamp(seen.mean - reach, seen.mean + reach)
+        return next_observation, drawn[:, -1]
 
     def expected_reward(self, features: Tensor, action: Tensor, low: float, high: float) -> Tensor:
         """r_theta(h, a) = (1/B) sum_b clip(mu_b^r(h, a), low, high). Shapes [N, F], [N, A] -> [N]."""

@@ -1,0 +1,189 @@
+"""The verdicts, the numbers behind them, a planted violation, and the command's manners."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import bounds
+from analysis import check_guarantee
+from analysis.check_guarantee import CheckConfig, check, gap_of, judge
+from bounds.confidence import Interval
+from m3po.model import EnsembleModel
+from m3po.run_directory import RunDirectory
+
+GAP = {"estimate": -1.0, "lower": -1.5, "upper": -0.5}
+
+
+@pytest.mark.parametrize(
+    ("discrepancy", "verdict"),
+    [(1.6, "holds"), (1.0, "surrogate"), (0.4, "violated"), (1.5, "holds"), (0.5, "surrogate")],
+)
+def test_a_verdict_needs_the_whole_interval_on_one_side(discrepancy, verdict):
+    assert judge(GAP, discrepancy, two_sided=False, certified=None)[0] == verdict
+
+
+def test_only_two_sided_theorems_are_violated_from_above():
+    above = {"estimate": 3.0, "lower": 2.0, "upper": 4.0}
+    assert judge(above, 1.0, two_sided=False, certified=None)[0] == "holds"
+    assert judge(above, 1.0, two_sided=True, certified=None)[0] == "violated"
+    assert judge(above, 3.0, two_sided=True, certified=None)[0] == "surrogate"
+
+
+def test_an_input_that_is_not_certified_never_holds_and_never_violates():
+    for discrepancy in (0.1, 100.0):
+        assert judge(GAP, discrepancy, two_sided=True, certified="because") == ("surrogate", "because")
+
+
+def test_the_gap_is_signed_and_its_ends_are_the_safe_ones():
+    gap = gap_of(Interval(5.0, 4.0, 6.5, 0.95, 10), Interval(3.0, 2.0, 3.25, 0.95, 10))
+    assert gap == {"estimate": 2.0, "lower": 0.75, "upper": 4.5}
+
+
+@pytest.fixture(scope="module")
+def report(tiny_run: Path):
+    return check(CheckConfig(run_dir=tiny_run, episodes=60))
+
+
+def row(report, policy, name, scheme):
+    rows = report["data_policies"][policy]["checks"]
+    return next(each for each in rows if each["name"] == name and each["scheme"] == scheme)
+
+
+def test_the_discrepancies_are_the_catalogue_at_the_measured_errors(report):
+    part = report["data_policies"]["current"]
+    found = row(report, "current", "m3po-th2", "branched")["discrepancy"]
+    expected = bounds.get("m3po-th2").evaluate(
+        discount=report["gamma"], model_error=part["eps_m"]["upper"], rollout_length=report["k"], reward_max=1.0
+    )
+    assert found == pytest.approx(float(expected), rel=1e-12)
+    # R = 1.1 and gamma = .95, eps_pi = 0, k = 1: R sum_t gamma^t eps_m
+    assert row(report, "current", "optimal-branched", "branched")["discrepancy"] == pytest.approx(
+        1.1 * 19 * part["eps_m"]["upper"], rel=1e-9
+    )
+
+
+def test_the_certificate_is_theorem_4_at_the_upper_profiles(report):
+    for policy, part in report["data_policies"].items():
+        upper = {name: np.array(values["upper"]) for name, values in part["profiles"].items()}
+        discount, value = report["gamma"], 0.0
+        for t in range(report["horizon"]):
+            lost = sum(upper["policy_divergence"][: t + 1]) + (upper["model_error"][t - 1] if t else 0.0)
+            value += discount**t * (upper["reward_error"][t] + 1.1 * min(1.0, lost))
+        assert row(report, policy, "certificate", "branched")["discrepancy"] == pytest.approx(value, rel=1e-10)
+
+
+def test_profiles_are_upper_ends_and_the_own_data_has_no_divergence(report):
+    for part in report["data_policies"].values():
+        for values in part["profiles"].values():
+            assert (np.array(values["upper"]) >= np.array(values["estimate"])).all()
+    current = report["data_policies"]["current"]
+    assert max(current["profiles"]["policy_divergence"]["upper"]) == 0.0
+    assert current["eps_pi_sample_max"] == 0.0
+    assert report["data_policies"]["previous"]["eps_pi_sample_max"] > 0.0
+
+
+def test_bounds_on_the_supremum_get_no_verdict_from_stale_data(report):
+    for each in report["data_policies"]["previous"]["checks"]:
+        if each["name"] != "certificate":
+            assert each["verdict"] == "surrogate"
+    assert {each["verdict"] for each in report["data_policies"]["current"]["checks"]} == {"holds"}
+
+
+def test_k_1_averaged_and_exact_are_one_return(report):
+    part = report["data_policies"]["current"]["model_returns"]
+    for end in ("estimate", "lower", "upper"):
+        assert part["branched"][end] == pytest.approx(part["branched-exact"][end], abs=0.5)
+
+
+def test_a_broken_model_return_is_flagged(tiny_run: Path, monkeypatch):
+    """A model that promises the largest reward everywhere, while its measured errors are kept, is violated."""
+    honest = check_guarantee.model_return_samples
+
+    def boasting(*arguments, dynamics, **keywords):
+        returns = honest(*arguments, dynamics=dynamics, **keywords)
+        best = dynamics.reward_high * (1 - 0.95**100) / 0.05
+        return type(returns)(np.full_like(returns.learned_reward, best), np.full_like(returns.learned_reward, best))
+
+    monkeypatch.setattr(check_guarantee, "model_return_samples", boasting)
+    # With no measured error the certificate is what the intervals allow, and the boast must be refuted.
+    monkeypatch.setattr(check_guarantee, "model_error_samples", lambda p, q, valid: np.zeros(valid.shape))
+    monkeypatch.setattr(
+        check_guarantee,
+        "reward_error_samples",
+        lambda model, data, low, high: np.zeros(data.trajectories.rewards.shape),
+    )
+    report = check(CheckConfig(run_dir=tiny_run, episodes=300))
+    assert report["verdict"] == "violated"
+    assert row(report, "current", "m3po-th2", "branched")["verdict"] == "violated"
+    assert check_guarantee.main(CheckConfig(run_dir=tiny_run, episodes=300, figure=tiny_run.parent / "x.png")) == 1
+
+
+def test_a_model_with_a_wrong_density_has_error_one_and_guarantees_nothing(tiny_run: Path, monkeypatch):
+    shifted = EnsembleModel.observation_log_density
+
+    def far_off(self, features, observation, action, next_observation):
+        return shifted(self, features, observation, action, next_observation + 100.0)
+
+    monkeypatch.setattr(EnsembleModel, "observation_log_density", far_off)
+    report = check(CheckConfig(run_dir=tiny_run, episodes=30))
+    assert report["data_policies"]["current"]["eps_m"]["estimate"] == pytest.approx(1.0)
+    assert row(report, "current", "m3po-th2", "branched")["vacuous"]
+    assert "holds, vacuously" in check_guarantee.text(report)
+    assert "nothing is guaranteed" in check_guarantee.conclusion(report)
+
+
+def test_same_seed_same_report(tiny_run: Path):
+    one, two = (check(CheckConfig(run_dir=tiny_run, episodes=5, seed=3)) for _ in range(2))
+    assert one == two
+
+
+def test_json_on_stdout_and_figure_beside_the_run(tiny_run: Path, tmp_path: Path, capsys):
+    figure = tmp_path / "guarantee.png"
+    with pytest.raises(SystemExit) as stop:
+        check_guarantee.cli([str(tiny_run), "--episodes", "20", "--json", "--figure", str(figure)])
+    assert stop.value.code == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["verdict"] in ("holds", "violated", "surrogate")
+    assert math.isfinite(report["true_return"]["estimate"])
+    assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+def one_line_error(capsys, arguments) -> str:
+    with pytest.raises(SystemExit) as stop:
+        check_guarantee.cli(arguments)
+    captured = capsys.readouterr()
+    assert stop.value.code == 2
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert captured.err.startswith("error: ")
+    return captured.err
+
+
+def test_bad_input_exits_2_and_names_it(tiny_run: Path, tmp_path: Path, capsys):
+    assert "nowhere" in one_line_error(capsys, [str(tmp_path / "nowhere")])
+    assert "config.json" in one_line_error(capsys, [str(tmp_path)])
+    assert "--episodes" in one_line_error(capsys, [str(tiny_run), "--episodes", "1"])
+    assert "1.5" in one_line_error(capsys, [str(tiny_run), "--confidence", "1.5"])
+    assert "no/such" in one_line_error(capsys, [str(tiny_run), "--figure", "no/such/x.png"])
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_run, broken)
+    data = bytearray((broken / "checkpoint.pt").read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    (broken / "checkpoint.pt").write_bytes(data)
+    assert "checkpoint.pt" in one_line_error(capsys, [str(broken)])
+    (broken / "checkpoint.pt").unlink()
+    assert "checkpoint.pt" in one_line_error(capsys, [str(broken)])
+
+
+def test_a_run_that_has_not_trained_is_refused(tiny_run: Path, tmp_path: Path, capsys):
+    untrained = tmp_path / "untrained"
+    shutil.copytree(tiny_run, untrained)
+    run = RunDirectory.read(untrained)
+    run.save_checkpoint({**run.load_checkpoint(), "steps": 0})
+    assert "step 0" in one_line_error(capsys, [str(untrained)])

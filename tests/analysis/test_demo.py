@@ -1,0 +1,37 @@
+"""The demo end to end on a training that is already there, and its page."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from analysis import demo
+
+
+def test_the_page_is_self_contained(tiny_run: Path, tmp_path: Path, monkeypatch, capsys):
+    out = tmp_path / "demo"
+    shutil.copytree(tiny_run, out / "run")
+    monkeypatch.setattr(demo.train, "train", lambda config: demo.RunDirectory.read(config.run_dir))
+    with pytest.raises(SystemExit) as stop:
+        demo.cli(["--out", str(out)])
+    assert stop.value.code == 0
+    page = (out / "index.html").read_text()
+    assert page.count("data:image/png;base64,") == 3
+    assert not re.search(r'(src|href)="(?!data:)', page)
+    assert "http" not in page
+    captured = capsys.readouterr()
+    assert "keeping the finished training" in captured.err
+    for words in ("m3po-th2", "memoryless", "Verdict: holds"):
+        assert words in captured.out
+
+
+def test_a_run_with_other_settings_is_not_mixed(tiny_run: Path, tmp_path: Path, capsys):
+    out = tmp_path / "demo"
+    shutil.copytree(tiny_run, out / "run")
+    with pytest.raises(SystemExit) as stop:
+        demo.cli(["--out", str(out)])
+    assert stop.value.code == 2
+    assert "cannot resume" in capsys.readouterr().err.splitlines()[-1]
