@@ -160,8 +160,12 @@ def model_return_samples(
     t. Times count from 0 to H - 1, the horizon of the episodes.
 
     Raises:
-        ValueError: as ``model_steps``.
+        ValueError: when ``rollout_length`` < 1 or ``scheme`` is another one, and as ``model_steps``.
     """
+    if rollout_length is not None and rollout_length < 1:
+        raise ValueError(f"rollout_length must be >= 1 or None, got {rollout_length}")
+    if scheme not in ("averaged", "exact"):
+        raise ValueError(f"scheme must be 'averaged' or 'exact', got {scheme!r}")
     trajectories = data.trajectories
     episodes, horizon = trajectories.rewards.shape
     last = horizon - 1 if rollout_length is None else min(rollout_length, horizon - 1)
@@ -217,7 +221,7 @@ def error_metrics(
 
     ``eps_m`` refers to p(o'|h, a) where the dynamics carry an exact filter (Definition 1 to the letter) and otherwise
     to p(o'|task, o, a), an upper bound; ``eps_m_task`` always to the latter. ``bayes_*`` are the same quantities for
-    the exact filter that sees only the model's window: no model of that history length can be expected to do better.
+    the filter restarted at the first step of the model's window, at which a model of that history length should aim.
     Profiles are lists over time steps. Environments whose density is unknown get the surrogates only.
     """
     device = next(policy.network.parameters()).device
