@@ -60,12 +60,14 @@ class Curves:
 
     Attributes:
         env_id: their environment.
+        commits: of the code that made them, "+" where it had uncommitted changes.
         seeds: [S].
         steps: [E] real environment steps at the evaluations.
         values: metric name -> [S, E].
     """
 
     env_id: str
+    commits: list[str]
     seeds: list[int]
     steps: Array
     values: dict[str, Array]
@@ -95,7 +97,11 @@ def load(run_dirs: Sequence[Path]) -> Curves:
             raise ValueError(f"{each.path} was evaluated at other steps than {runs[0].path}")
     names = [name for name, value in tables[0][0].items() if isinstance(value, int | float)]
     values = {name: np.array([[row[name] for row in table] for table in tables], dtype=np.float64) for name in names}
-    return Curves(runs[0].config.env_id, [each.config.seed for each in runs], np.array(steps, dtype=np.float64), values)
+    sessions = [session for each in runs for session in each.provenance()]
+    commits = sorted({f"{session['commit']}{'+' if session['dirty'] else ''}" for session in sessions})
+    return Curves(
+        runs[0].config.env_id, commits, [each.config.seed for each in runs], np.array(steps, dtype=np.float64), values
+    )
 
 
 def closed(returns: Array, anchors: dict[str, float]) -> Array:
@@ -150,6 +156,7 @@ def summary(curves: Curves, anchors: dict[str, float]) -> dict[str, Any]:
     finals = curves.final_returns
     result: dict[str, Any] = {
         "env_id": curves.env_id,
+        "commits": curves.commits,
         "steps": int(curves.steps[-1]),
         "seeds": curves.seeds,
         "final_returns": finals.tolist(),
@@ -160,6 +167,10 @@ def summary(curves: Curves, anchors: dict[str, float]) -> dict[str, Any]:
         if name in curves.values:
             table = curves.values[name]
             result[name] = {"first": table[:, 0].tolist(), "final": table[:, -1].tolist()}
+    shown = ("return", "eps_m", "eps_m_mean", "eps_pi_mean")
+    result["curves"] = {"step": curves.steps.tolist()} | {
+        name: curves.values[name].tolist() for name in shown if name in curves.values
+    }
     if anchors:
         result["closed"] = closed(finals, anchors).tolist()
         result["mean_closed"] = float(closed(finals, anchors).mean())

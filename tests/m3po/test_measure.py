@@ -1,4 +1,4 @@
-"""Measured errors against closed forms, independent Monte Carlo and exact filters; returns against a literal reference."""
+"""Measured errors against closed forms, other Monte Carlo and exact filters; returns against a literal reference."""
 
 from __future__ import annotations
 
@@ -102,9 +102,10 @@ class FilterModel:
         self, features: Tensor, observation: Tensor, action: Tensor, following: Tensor
     ) -> Tensor:
         belief = features[:, 4:].numpy()
-        arrays = [each.double().numpy() for each in (following, observation, action)]
-        arrays[0] = arrays[0] - self.shift
-        densities = [self.dynamics.log_density(*arrays, np.full(len(belief), task)) for task in range(belief.shape[1])]
+        o, a, moved = observation.double().numpy(), action.double().numpy(), following.double().numpy() - self.shift
+        densities = [
+            self.dynamics.log_density(moved, o, a, np.full(len(belief), task)) for task in range(belief.shape[1])
+        ]
         return torch.as_tensor(logsumexp(np.stack(densities, axis=-1), axis=-1, b=belief))
 
     def sample(
@@ -215,7 +216,7 @@ def truth_given_history(trajectories: Trajectories) -> np.ndarray:
     episodes = len(trajectories.rewards)
     beliefs = np.zeros((episodes, HORIZON, 3))
     for n in range(episodes):
-        belief = np.full(3, 1 / 3)
+        belief: Any = np.full(3, 1 / 3)
         for t in range(HORIZON):
             beliefs[n, t] = belief
             o, a, following = (
@@ -303,12 +304,11 @@ class GivenMoments:
         return torch.as_tensor(self.mean).float(), torch.as_tensor(np.log(self.std)).float()
 
 
-def given_moments(rows: int, actions: int, seed: int) -> tuple[np.ndarray, ...]:
+def given_moments(rows: int, actions: int, seed: int) -> list[np.ndarray]:
+    """Means and standard deviations of two policies: m1, s1, m2, s2."""
     generator = np.random.default_rng(seed)
-    return tuple(
-        make((rows, actions))
-        for make in (generator.standard_normal, lambda size: generator.uniform(0.3, 2.0, size)) * 2
-    )
+    size = (rows, actions)
+    return [part for _ in range(2) for part in (generator.normal(size=size), generator.uniform(0.3, 2.0, size))]
 
 
 def blank_data(episodes: int, actions: int = 1) -> EncodedTrajectories:
