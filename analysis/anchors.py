@@ -66,6 +66,10 @@ class AnchorConfig:
                 raise ValueError(f"--{name} must be >= 1, got {getattr(self, name)}")
         if self.episodes < 2:
             raise ValueError(f"--episodes must be >= 2, got {self.episodes}")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"--seed must be in 0..{2**32 - 1}, got {self.seed}")
+        if self.out is not None and self.out.is_dir():  # before the minutes of search, not after
+            raise ValueError(f"--out must be a file, got the directory {self.out}")
 
 
 class AnchorPolicy(nn.Module):

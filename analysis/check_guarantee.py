@@ -58,7 +58,7 @@ class CheckConfig:
 
     run_dir: tyro.conf.Positional[Path]
     """Run directory of a training."""
-    episodes: int = 400
+    episodes: int = 1000
     """Fresh episodes per policy, at least 2; they are the iid units of every interval."""
     confidence: float = 0.95
     """All intervals of one data policy hold together with this probability, in (0, 1)."""
@@ -426,7 +426,8 @@ def draw(report: dict[str, Any]) -> Figure:
     rows = part["checks"][::-1]
     colours = {"holds": "#0072b2", "violated": "#d55e00", "surrogate": "#8a8a8a"}
     for place, row in enumerate(rows):
-        left.barh(place, row["discrepancy"], color=colours[row["verdict"]], alpha=0.35, height=0.62)
+        colour = colours["surrogate"] if row["vacuous"] else colours[row["verdict"]]
+        left.barh(place, row["discrepancy"], color=colour, alpha=0.35, height=0.62)
         ends_of_gap = sorted((abs(row["gap"]["lower"]), abs(row["gap"]["upper"])))
         straddles = row["gap"]["lower"] < 0 < row["gap"]["upper"]
         left.plot([1e-9 if straddles else ends_of_gap[0], ends_of_gap[1]], [place, place], color="#262626", lw=3)
@@ -437,7 +438,7 @@ def draw(report: dict[str, Any]) -> Figure:
     left.set_xscale("log")
     smallest = min(max(abs(row["gap"]["estimate"]), 1e-3) for row in rows)
     left.set_xlim(smallest / 3, 2 * max(report["trivial"], *(row["discrepancy"] for row in rows)))
-    left.set_xlabel("units of return: bar = discrepancy allowed, dot and line = measured |gap|")
+    left.set_xlabel("units of return: bar = discrepancy (grey: vacuous), dot and line = measured |gap|")
     left.set_title("fresh data of the policy itself: " + report["verdict"], loc="left")
     for name, colour, label in (
         ("current", "#0072b2", "policy's own data"),

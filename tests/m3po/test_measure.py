@@ -245,7 +245,8 @@ def test_eps_m_of_a_random_model_agrees_with_draws_from_the_model():
     o, a = trajectories.observations[:, :-1].reshape(rows, 4), trajectories.actions.reshape(rows, 2).astype(float)
     tasks = trajectories.tasks.reshape(rows)
     generator = torch_generator(3)
-    direct, direct_informed = np.zeros(rows), np.zeros(rows)
+    direct: Any = np.zeros(rows)
+    direct_informed: Any = np.zeros(rows)
     draws = 40
     with torch.no_grad():
         features = model.encoder(data.windows)
