@@ -1,0 +1,264 @@
+"""Soft actor-critic losses on linear networks small enough to compute with numpy."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from m3po.networks import StackedMLP
+from m3po.policy import GaussianPolicy
+from m3po.sac import (
+    SoftActorCritic,
+    SoftActorCriticSettings,
+    critic_loss,
+    critic_values,
+    policy_loss,
+    soft_target,
+    temperature_loss,
+)
+from m3po.types import Transitions
+
+SETTINGS = SoftActorCriticSettings(discount=0.9, target_rate=0.1, target_entropy=-1.0, learning_rate=1e-2)
+
+# Q_i(h, a) = weights_i . (h, a) + bias_i with two features and one action.
+CRITIC_WEIGHTS = np.array([[1.0, -2.0, 0.5], [0.5, 1.0, -1.0]])
+CRITIC_BIASES = np.array([0.1, -0.2])
+TARGET_WEIGHTS = np.array([[0.3, 0.2, 1.5], [-0.4, 0.6, -0.5]])
+TARGET_BIASES = np.array([0.0, 0.4])
+# mean = MEAN . h + 0.2; the log standard deviation is -1 for every history.
+MEAN = np.array([0.7, -0.3])
+FEATURES = np.array([[1.0, 2.0], [0.5, -1.0], [-0.2, 0.3]])
+NEXT_FEATURES = np.array([[0.1, -0.4], [2.0, 1.0], [-1.5, 0.8]])
+ACTIONS = np.array([0.2, -0.6, 0.9])
+REWARDS = np.array([1.0, -0.5, 0.25])
+NOT_TERMINAL = np.array([1.0, 0.0, 1.0])
+NOISE = np.array([0.4, -1.2, 2.0])
+
+
+def critics(weights: NDArray, biases: NDArray) -> StackedMLP:
+    built = StackedMLP(2, 3, 1, 0, 1).double()
+    with torch.no_grad():
+        built.layers[-1].weight.copy_(torch.as_tensor(weights)[..., None])
+        built.layers[-1].bias.copy_(torch.as_tensor(biases)[:, None, None])
+    return built
+
+
+def policy() -> GaussianPolicy:
+    built = GaussianPolicy(2, 1, 1, 0).double()
+    layer = built.network.layers[-1]
+    with torch.no_grad():
+        layer.weight.zero_()
+        layer.weight[0, :, 0] = torch.as_tensor(MEAN)
+        layer.bias[0, 0] = torch.tensor([0.2, math.atanh(1 / 3)], dtype=torch.float64)  # -5 + 3 (1/3 + 1) = -1
+    return built
+
+
+def batch() -> Transitions:
+    return Transitions(
+        features=torch.as_tensor(FEATURES),
+        action=torch.as_tensor(ACTIONS)[:, None],
+        reward=torch.as_tensor(REWARDS),
+        next_features=torch.as_tensor(NEXT_FEATURES),
+        not_terminal=torch.as_tensor(NOT_TERMINAL),
+    )
+
+
+def q_by_hand(weights: NDArray, biases: NDArray, features: NDArray, action: NDArray) -> NDArray:
+    return weights[:, :2] @ features.T + weights[:, 2:] * action + biases[:, None]
+
+
+def policy_by_hand(features: NDArray, noise: NDArray) -> tuple[NDArray, NDArray]:
+    """Actions and their log density, the naive way."""
+    raw = features @ MEAN + 0.2 + math.exp(-1) * noise
+    action = np.tanh(raw)
+    log_gaussian = -0.5 * noise**2 + 1 - 0.5 * math.log(2 * math.pi)
+    return action, log_gaussian - np.log(1 - action**2)
+
+
+def target_by_hand(temperature: float = 0.3) -> NDArray:
+    action, log_density = policy_by_hand(NEXT_FEATURES, NOISE)
+    values = q_by_hand(TARGET_WEIGHTS, TARGET_BIASES, NEXT_FEATURES, action)
+    assert {int(i) for i in values.argmin(axis=0)} == {0, 1}, "the minimum must not be one critic's throughout"
+    return REWARDS + 0.9 * NOT_TERMINAL * (values.min(axis=0) - temperature * log_density)
+
+
+def noise_tensor() -> torch.Tensor:
+    return torch.as_tensor(NOISE)[:, None]
+
+
+def test_critic_values_are_those_of_both_critics() -> None:
+    result = critic_values(critics(CRITIC_WEIGHTS, CRITIC_BIASES), batch().features, batch().action)
+    expected = q_by_hand(CRITIC_WEIGHTS, CRITIC_BIASES, FEATURES, ACTIONS)
+    np.testing.assert_allclose(result.detach(), expected, rtol=1e-12)
+
+
+def test_soft_target_takes_the_smaller_target_critic_and_the_entropy_and_stops_at_terminals() -> None:
+    result = soft_target(
+        batch(),
+        policy(),
+        critics(TARGET_WEIGHTS, TARGET_BIASES),
+        torch.tensor(0.3, dtype=torch.float64),
+        0.9,
+        noise_tensor(),
+    )
+    np.testing.assert_allclose(result, target_by_hand(), rtol=1e-7)
+    assert result[1] == REWARDS[1]
+    assert not result.requires_grad
+
+
+def test_critic_loss_is_half_the_squared_error_of_each_critic() -> None:
+    target = target_by_hand()
+    result = critic_loss(critics(CRITIC_WEIGHTS, CRITIC_BIASES), batch(), torch.as_tensor(target))
+    values = q_by_hand(CRITIC_WEIGHTS, CRITIC_BIASES, FEATURES, ACTIONS)
+    expected = sum(0.5 * np.mean((values[i] - target) ** 2) for i in range(2))
+    assert result.item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_policy_loss_is_that_of_the_smaller_critic_and_the_entropy() -> None:
+    action, log_density = policy_by_hand(FEATURES, NOISE)
+    values = q_by_hand(CRITIC_WEIGHTS, CRITIC_BIASES, FEATURES, action)
+    assert {int(i) for i in values.argmin(axis=0)} == {0, 1}
+    loss, mean_log_density = policy_loss(
+        policy(),
+        critics(CRITIC_WEIGHTS, CRITIC_BIASES),
+        batch().features,
+        torch.tensor(0.3, dtype=torch.float64),
+        noise_tensor(),
+    )
+    assert loss.item() == pytest.approx(np.mean(0.3 * log_density - values.min(axis=0)), rel=1e-6)
+    assert mean_log_density.item() == pytest.approx(log_density.mean(), rel=1e-6)
+    assert not mean_log_density.requires_grad
+
+
+def test_policy_gradient_goes_through_the_action() -> None:
+    """The derivative of the loss in the mean's bias, by central differences of the same loss."""
+    built, twin = policy(), critics(CRITIC_WEIGHTS, CRITIC_BIASES)
+    temperature = torch.tensor(0.3, dtype=torch.float64)
+    bias = built.network.layers[-1].bias
+    policy_loss(built, twin, batch().features, temperature, noise_tensor())[0].backward()
+    assert bias.grad is not None
+    for index in range(2):
+        step = 1e-6
+        ends = []
+        for sign in (1, -1):
+            moved = copy.deepcopy(built)
+            with torch.no_grad():
+                moved.network.layers[-1].bias[0, 0, index] += sign * step
+            ends.append(policy_loss(moved, twin, batch().features, temperature, noise_tensor())[0].item())
+        assert bias.grad[0, 0, index].item() == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-5)
+
+
+@pytest.mark.parametrize(("mean_log_density", "rises"), [(3.0, True), (-3.0, False)])
+def test_temperature_rises_while_the_entropy_is_below_its_target(mean_log_density: float, rises: bool) -> None:
+    """Entropy is -mean log density; the target is 1 nat, so an entropy of -3 is too low and one of 3 is not."""
+    log_temperature = torch.tensor(math.log(0.2), requires_grad=True)
+    loss = temperature_loss(log_temperature, torch.tensor(mean_log_density), 1.0)
+    assert loss.item() == pytest.approx(-math.log(0.2) * (mean_log_density + 1.0))
+    loss.backward()
+    assert log_temperature.grad is not None
+    assert (log_temperature.grad < 0) == rises
+
+
+def agent(settings: SoftActorCriticSettings = SETTINGS) -> SoftActorCritic:
+    built = SoftActorCritic(policy(), critics(CRITIC_WEIGHTS, CRITIC_BIASES), settings, 0.3)
+    built.target_critics.load_state_dict(critics(TARGET_WEIGHTS, TARGET_BIASES).state_dict())
+    built.log_temperature.data = built.log_temperature.data.double()
+    return built
+
+
+def test_target_critics_start_as_copies() -> None:
+    built = SoftActorCritic(policy(), critics(CRITIC_WEIGHTS, CRITIC_BIASES), SETTINGS, 0.3)
+    pairs = zip(built.target_critics.parameters(), built.critics.parameters(), strict=True)
+    assert all(torch.equal(target, critic) and target is not critic for target, critic in pairs)
+    assert built.log_temperature.exp().item() == pytest.approx(0.3)
+
+
+def test_update_reports_the_losses_computed_by_hand() -> None:
+    """Same generator, so the same noise: first of the critics' target, then of the policy."""
+    noise = torch.randn(2, 3, 1, generator=torch.Generator().manual_seed(0)).double().numpy()[..., 0]
+    built = agent()
+    before = copy.deepcopy(built.critics)
+    metrics = built.update(batch(), torch.Generator().manual_seed(0))
+
+    action, log_density = policy_by_hand(NEXT_FEATURES, noise[0])
+    value = q_by_hand(TARGET_WEIGHTS, TARGET_BIASES, NEXT_FEATURES, action).min(axis=0) - 0.3 * log_density
+    target = REWARDS + 0.9 * NOT_TERMINAL * value
+    loss_q = critic_loss(before, batch(), torch.as_tensor(target))
+    loss_q.backward()
+    assert metrics["critic_loss"].item() == pytest.approx(loss_q.item(), rel=1e-6)
+    assert metrics["q_mean"].item() == pytest.approx(target.mean(), rel=1e-6)
+    assert metrics["temperature"].item() == pytest.approx(0.3, rel=1e-6)
+
+    # The first step of Adam is the learning rate times the sign of the gradient.
+    for parameter, old in zip(built.critics.parameters(), before.parameters(), strict=True):
+        assert old.grad is not None
+        torch.testing.assert_close(parameter.data, old.data - 1e-2 * old.grad.sign(), rtol=0, atol=1e-6)
+
+    # The policy is judged by the critics after their step.
+    weights = built.critics.layers[-1].weight.detach().numpy()[..., 0]
+    biases = built.critics.layers[-1].bias.detach().numpy()[:, 0, 0]
+    action, log_density = policy_by_hand(FEATURES, noise[1])
+    expected = np.mean(0.3 * log_density - q_by_hand(weights, biases, FEATURES, action).min(axis=0))
+    assert metrics["policy_loss"].item() == pytest.approx(expected, rel=1e-6)
+    assert metrics["entropy"].item() == pytest.approx(-log_density.mean(), rel=1e-6)
+    assert set(metrics) == {"critic_loss", "policy_loss", "q_mean", "entropy", "temperature"}
+    assert not any(value.requires_grad for value in metrics.values())
+
+
+def test_update_moves_target_critics_by_the_target_rate_after_the_critics() -> None:
+    built = agent()
+    old = [parameter.clone() for parameter in built.target_critics.parameters()]
+    built.update(batch(), torch.Generator().manual_seed(0))
+    triples = zip(built.target_critics.parameters(), old, built.critics.parameters(), strict=True)
+    for target, before, critic in triples:
+        torch.testing.assert_close(target, 0.9 * before + 0.1 * critic.detach(), rtol=1e-9, atol=1e-12)
+        assert not target.requires_grad
+
+
+def test_update_moves_policy_and_temperature_downhill() -> None:
+    built = agent()
+    noise = torch.randn(2, 3, 1, generator=torch.Generator().manual_seed(0)).double()
+    built.update(batch(), torch.Generator().manual_seed(0))
+    twin = policy()
+    loss, mean_log_density = policy_loss(
+        twin, copy.deepcopy(built.critics), batch().features, torch.tensor(0.3, dtype=torch.float64), noise[1]
+    )
+    loss.backward()
+    for parameter, old in zip(built.policy.parameters(), twin.parameters(), strict=True):
+        assert old.grad is not None
+        torch.testing.assert_close(parameter.data, old.data - 1e-2 * old.grad.sign(), rtol=0, atol=1e-6)
+    direction = 1 if mean_log_density - 1.0 > 0 else -1
+    moved = built.log_temperature.item() - math.log(0.3)
+    assert moved == pytest.approx(direction * 1e-2, rel=1e-4)
+    # The policy's loss leaves the critics trainable and without its gradient.
+    assert all(parameter.requires_grad for parameter in built.critics.parameters())
+    before = critics(CRITIC_WEIGHTS, CRITIC_BIASES)
+    target = soft_target(
+        batch(), policy(), critics(TARGET_WEIGHTS, TARGET_BIASES), torch.tensor(0.3, dtype=torch.float64), 0.9, noise[0]
+    )
+    critic_loss(before, batch(), target).backward()
+    for parameter, old in zip(built.critics.parameters(), before.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, old.grad, rtol=1e-6, atol=1e-9)
+
+
+def test_repeated_updates_learn_the_reward_of_a_bandit() -> None:
+    """One history, terminal steps, reward -(a - 0.5)^2: the policy's mean goes to 0.5, the critics to the reward."""
+    torch.manual_seed(0)
+    settings = SoftActorCriticSettings(discount=0.9, target_rate=0.1, target_entropy=-2.0, learning_rate=3e-3)
+    built = SoftActorCritic(GaussianPolicy(1, 1, 16, 1), StackedMLP(2, 2, 32, 2, 1), settings, 0.1)
+    generator = torch.Generator().manual_seed(0)
+    ones = torch.ones(64, 1)
+    for _ in range(500):
+        action = 2 * torch.rand(64, 1, generator=generator) - 1
+        reward = -((action[:, 0] - 0.5) ** 2)
+        built.update(Transitions(ones, action, reward, ones, torch.zeros(64)), generator)
+    mean, _ = built.policy(torch.ones(1, 1))
+    assert torch.tanh(mean).item() == pytest.approx(0.5, abs=0.1)
+    grid = torch.linspace(-0.9, 0.9, 19)[:, None]
+    values = critic_values(built.critics, torch.ones(19, 1), grid).detach()
+    assert (values + (grid[:, 0] - 0.5) ** 2).abs().max() < 0.1
