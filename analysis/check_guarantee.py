@@ -172,6 +172,9 @@ def measure(
     reward_errors = reward_error_samples(model, data, low, high)
     returns: dict[tuple[str, bool], Interval] = {}
     for scheme in SCHEMES:
+        if scheme == "branched-exact" and config.rollout_length == 1:  # one model step at every t: the same return
+            returns |= {(scheme, paid): value for (other, paid), value in returns.items() if other == "branched"}
+            continue
         samples = model_return_samples(
             model,
             training.policy,

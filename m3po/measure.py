@@ -6,6 +6,7 @@ and the N rows are the iid units that a confidence interval may count.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -25,6 +26,9 @@ from m3po.rollout import Terminated, model_steps, never_terminated
 from m3po.types import Windows, token_of
 
 Array = NDArray[np.float64]
+
+# Larger batches spend their time on memory.
+ROWS_AT_A_TIME = 4096
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,15 @@ class EncodedTrajectories:
         )
         return EncodedTrajectories(trajectories, windows, actions, following)
 
+    def evaluate(self, function: Callable[[Windows, Tensor, Tensor], Tensor]) -> Tensor:
+        """``function(windows, actions, next_observations)`` of all N * H steps, some at a time to save memory."""
+        rows = torch.arange(len(self.actions), device=self.actions.device)
+        parts = [
+            function(self.windows.select(part), self.actions[part], self.next_observations[part])
+            for part in rows.split(ROWS_AT_A_TIME)
+        ]
+        return torch.cat(parts)
+
     def per_step(self, values: Tensor) -> Array:
         """[N * H] -> [N, H], zero after the end of an episode."""
         grid = values.double().cpu().numpy().reshape(self.trajectories.rewards.shape)
@@ -69,9 +82,12 @@ def history_log_density(dynamics: FilteredDynamics, trajectories: Trajectories, 
 @torch.no_grad()
 def model_log_density(model: EnsembleModel, data: EncodedTrajectories) -> Array:
     """log p_theta(o_{t+1} | h_{L:t}, a_t) of the ensemble's mixture, in nats. Shape [N, H]."""
-    features = model.encoder(data.windows)
     return data.per_step(
-        model.observation_log_density(features, data.windows.observation, data.actions, data.next_observations)
+        data.evaluate(
+            lambda windows, actions, following: model.observation_log_density(
+                model.encoder(windows), windows.observation, actions, following
+            )
+        )
     )
 
 
@@ -103,7 +119,10 @@ def policy_divergence_samples(
     """
     if data_policy is policy:
         return np.zeros(data.trajectories.rewards.shape), 0.0
-    moments = [each.distribution(data.windows) for each in (data_policy, policy)]
+    moments = [
+        data.evaluate(lambda windows, *_, each=each: torch.cat(each.distribution(windows), dim=1)).chunk(2, dim=1)
+        for each in (data_policy, policy)
+    ]
     total = torch.zeros(len(data.actions), dtype=torch.float64)
     for mean, log_std in moments:
         for _ in range(draws):
@@ -122,7 +141,9 @@ def policy_divergence_samples(
 @torch.no_grad()
 def reward_error_samples(model: EnsembleModel, data: EncodedTrajectories, low: float, high: float) -> Array:
     """|r_t - r_theta(h_t, a_t)|, with r_theta clipped to the reward range; its mean bounds e_t by Jensen. [N, H]."""
-    predicted = data.per_step(model.expected_reward(model.encoder(data.windows), data.actions, low, high))
+    predicted = data.per_step(
+        data.evaluate(lambda windows, actions, _: model.expected_reward(model.encoder(windows), actions, low, high))
+    )
     return np.where(data.trajectories.valid, np.abs(data.trajectories.rewards - predicted), 0.0)
 
 
@@ -176,24 +197,25 @@ def model_return_samples(
     chosen = steps[starting]
     low, high = dynamics.reward_low, dynamics.reward_high
     learned, known = torch.zeros(episodes, dtype=torch.float64), torch.zeros(episodes, dtype=torch.float64)
-    rollouts = model_steps(model, policy, data.windows.select(chosen), last + 1, generator, terminated)
-    for i, step in enumerate(rollouts):
-        start = chosen[step.rows]
-        episode, t = (start // horizon).cpu(), (start % horizon + i).cpu()
-        longest = t if rollout_length is None else t.clamp(max=rollout_length)
-        if scheme == "exact" or rollout_length is None:
-            share = (longest == i).double()
-        else:
-            share = torch.where(i <= longest, 1 / longest.clamp(min=1), 0.0) if i > 0 else (t == 0).double()
-        weight = torch.where(t < horizon, share * discount ** t.double(), 0.0)
-        action = step.transitions.action
-        with torch.no_grad():
-            reward = model.expected_reward(step.transitions.features, action, low, high)
-        learned.index_add_(0, episode, weight * reward.double().cpu())
-        if isinstance(dynamics, KnownReward):
-            observation = step.windows.observation.double().cpu().numpy()
-            paid = torch.as_tensor(dynamics.reward(observation, action.double().cpu().numpy()))
-            known.index_add_(0, episode, weight * paid)
+    for part in chosen.split(ROWS_AT_A_TIME):
+        rollouts = model_steps(model, policy, data.windows.select(part), last + 1, generator, terminated)
+        for i, step in enumerate(rollouts):
+            start = part[step.rows]
+            episode, t = (start // horizon).cpu(), (start % horizon + i).cpu()
+            longest = t if rollout_length is None else t.clamp(max=rollout_length)
+            if scheme == "exact" or rollout_length is None:
+                share = (longest == i).double()
+            else:
+                share = torch.where(i <= longest, 1 / longest.clamp(min=1), 0.0) if i > 0 else (t == 0).double()
+            weight = torch.where(t < horizon, share * discount ** t.double(), 0.0)
+            action = step.transitions.action
+            with torch.no_grad():
+                reward = model.expected_reward(step.transitions.features, action, low, high)
+            learned.index_add_(0, episode, weight * reward.double().cpu())
+            if isinstance(dynamics, KnownReward):
+                observation = step.windows.observation.double().cpu().numpy()
+                paid = torch.as_tensor(dynamics.reward(observation, action.double().cpu().numpy()))
+                known.index_add_(0, episode, weight * paid)
     return ModelReturns(learned.numpy(), known.numpy() if isinstance(dynamics, KnownReward) else None)
 
 
