@@ -23,7 +23,9 @@ def fail(message: object) -> NoReturn:
 def _one_line(box: str) -> str:
     """The first paragraph of one of tyro's boxed messages, without the box."""
     lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip("│ ") for line in box.splitlines()[1:]]
-    first_rule = next((i for i, line in enumerate(lines) if line.startswith(("─", "╰"))), len(lines))
+    if lines and lines[0].startswith("---"):  # the box in ASCII has a rule below its title
+        del lines[0]
+    first_rule = next((i for i, line in enumerate(lines) if line.startswith(("─", "╰", "---"))), len(lines))
     text = " ".join(" ".join(lines[:first_rule]).split())
     return re.sub(r"^Error parsing [A-Z]\w*: ", "", text)
 
@@ -46,7 +48,8 @@ def parse(config_type: type[Config], arguments: Sequence[str] | None = None, *, 
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        fail(_one_line(box.getvalue()))
+        # tyro exits while it handles the ValueError of __post_init__; its box would wrap a long value.
+        fail(stop.__context__ if isinstance(stop.__context__, ValueError) else _one_line(box.getvalue()))
 
 
 def run(

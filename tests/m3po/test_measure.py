@@ -14,7 +14,7 @@ import torch
 from scipy.special import erf, logsumexp
 from torch import Tensor, nn
 
-from bounds.divergence import gaussian_tv
+from bounds.divergence import diagonal_gaussian_tv_bounds, gaussian_tv
 from m3po.context_encoder import ContextEncoder
 from m3po.envs.switching import SwitchingRule
 from m3po.envs.switching_point_mass import PointMassDynamics, PointMassTask, SwitchingPointMass
@@ -302,7 +302,8 @@ class GivenMoments:
         self.mean, self.std = mean, std
 
     def distribution(self, windows: Windows) -> tuple[Tensor, Tensor]:
-        return torch.as_tensor(self.mean).float(), torch.as_tensor(np.log(self.std)).float()
+        rows = windows.observation[:, 0].long()
+        return torch.as_tensor(self.mean).float()[rows], torch.as_tensor(np.log(self.std)).float()[rows]
 
 
 def given_moments(rows: int, actions: int, seed: int) -> list[np.ndarray]:
@@ -313,11 +314,12 @@ def given_moments(rows: int, actions: int, seed: int) -> list[np.ndarray]:
 
 
 def blank_data(episodes: int, actions: int = 1) -> EncodedTrajectories:
-    """Histories nobody looks at."""
+    """Histories of which only the number of the row matters: it is the observation."""
     shape = (episodes, HORIZON)
+    numbers = np.arange(episodes)[:, None] * HORIZON + np.arange(HORIZON + 1)
     return EncodedTrajectories.of(
         Trajectories(
-            np.zeros((episodes, HORIZON + 1, 1)), np.zeros((*shape, actions), np.float32),
+            numbers[..., None].astype(np.float64), np.zeros((*shape, actions), np.float32),
             np.zeros((*shape, actions), np.float32), np.zeros(shape), np.zeros(shape, dtype=np.int64),
             np.ones(shape, dtype=bool),
         ),
@@ -371,6 +373,20 @@ def test_in_two_dimensions_samples_agree_with_another_monte_carlo():
     assert 0.5 < largest_lower <= (direct.mean(axis=0) + slack).max()
 
 
+def test_the_reported_maximum_is_certain_not_estimated():
+    """Where the closed bounds around the TV are apart, the lower one is reported."""
+    data = blank_data(500, 2)
+    rows = 500 * HORIZON
+    m1, s1, m2, s2 = (np.tile(pair, (rows, 1)) for pair in ([0.0, 0.0], [1.0, 1.0], [0.8, 0.4], [1.8, 0.5]))
+    first: Any = GivenMoments(m1, s1)
+    second: Any = GivenMoments(m2, s2)
+    samples, reported = policy_divergence_samples(first, second, data, torch_generator())
+    lower, upper = diagonal_gaussian_tv_bounds(m1[0], s1[0], m2[0], s2[0])
+    assert reported == pytest.approx(lower, rel=1e-6)
+    error = samples.std() / math.sqrt(rows)
+    assert reported < samples.mean() - 4 * error < samples.mean() + 4 * error < upper
+
+
 def test_the_maximum_ignores_histories_after_the_end_of_an_episode():
     data = blank_data(2)
     valid = np.arange(HORIZON) < np.array([[3], [1]])
@@ -405,7 +421,7 @@ class GivenReward:
         self.promised = torch.as_tensor(promised.reshape(-1))
 
     def encoder(self, windows: Windows) -> Tensor:
-        return self.promised
+        return self.promised[windows.observation[:, 0].long()]
 
     def expected_reward(self, features: Tensor, action: Tensor, low: float, high: float) -> Tensor:
         return features.clamp(low, high)
