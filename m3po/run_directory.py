@@ -234,12 +234,15 @@ class RunDirectory:
     def drop_metrics_after(self, step: int) -> None:
         """Forget rows past the checkpoint that a resumed run starts from; it will write them again.
 
+        Args:
+            step: of the checkpoint; -1 when there is none yet.
+
         Raises:
-            ValueError: when the rows before ``step`` are not all there: each row is written before its checkpoint.
+            ValueError: when the checkpoint's own row, which was written before it, is missing.
         """
         file = self.path / "metrics.jsonl"
         kept = [row for row in self.metrics() if row["step"] <= step]
-        if step > 0 and (not kept or kept[-1]["step"] != step):
+        if step >= 0 and (not kept or kept[-1]["step"] != step):
             raise ValueError(f"{file} has no row for step {step}, where the checkpoint is")
         _replace_atomically(file, "".join(json.dumps(row) + "\n" for row in kept).encode())
 

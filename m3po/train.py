@@ -272,13 +272,13 @@ def train(config: Config) -> RunDirectory:
         print(f"{config.run_dir} is complete already", file=sys.stderr)
         return directory
     training = Training(config)
-    if (config.run_dir / "checkpoint.pt").exists() or directory.metrics():
+    if (config.run_dir / "checkpoint.pt").exists() or any(row["step"] > 0 for row in directory.metrics()):
         training.load_state(directory.load_checkpoint(training.device))
-    else:
-        directory.save_checkpoint(training.state())
-    directory.drop_metrics_after(training.steps)
-    if not directory.metrics():
+        directory.drop_metrics_after(training.steps)
+    else:  # a new run, or one stopped before its first checkpoint
+        directory.drop_metrics_after(-1)
         directory.append_metrics({"step": 0, **training.measure()})  # the untrained start of every curve
+        directory.save_checkpoint(training.state())
     with tqdm(
         total=config.total_steps,
         initial=training.steps,

@@ -214,7 +214,7 @@ def test_a_linear_gaussian_system_is_recovered(history_length: int) -> None:
         )
     model = fresh_model(members=2, history_length=history_length, width=24)
     config = settings(
-        model_updates=700, model_patience=100, model_batch_size=256, model_learning_rate=5e-3,
+        model_updates=500, model_patience=100, model_batch_size=256, model_learning_rate=5e-3,
         history_length=history_length,
     )  # fmt: skip
     train(model, buffer, config)
@@ -233,5 +233,5 @@ def test_a_linear_gaussian_system_is_recovered(history_length: int) -> None:
     samples = torch.cat([torch.stack(following) - observation, torch.stack(reward)[..., None]], dim=-1)
     error = (samples.mean(dim=0) - true_mean(observation, action)).square().mean(dim=0).sqrt()
     assert (error < 0.35 * noise).all(), error / noise
-    spread = samples.std(dim=0).square().mean(dim=0).sqrt()
-    assert ((spread / noise - 1).abs() < 0.15).all(), spread / noise
+    spread = samples.std(dim=0).median(dim=0).values
+    assert ((spread / noise - 1).abs() < 0.12).all(), spread / noise

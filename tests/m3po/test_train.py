@@ -1,0 +1,397 @@
+"""Tiny trainings from end to end, their interruption and resumption, and the command line."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from m3po.config import Config
+from m3po.run_directory import RunDirectory
+from m3po.train import Training, choose_device, cli, main, train
+
+# Epochs end with the episodes of 100 steps, so that a checkpoint never cuts one.
+TINY = {
+    "total_steps": 400, "initial_random_steps": 100, "epoch_steps": 100, "width": 8, "context_size": 4, "layers": 1,
+    "history_length": 3, "ensemble_size": 2, "model_batch_size": 32, "model_updates": 20, "rollouts_per_step": 4,
+    "rollout_interval": 20, "updates_per_step": 1, "batch_size": 16, "measure_episodes": 4, "evaluation_episodes": 4,
+    "device": "cpu",
+}  # fmt: skip
+LOSSES = {
+    "model_loss", "model_held_out_loss", "model_updates", "critic_loss", "policy_loss", "q_mean", "entropy",
+    "temperature",
+}  # fmt: skip
+TIMES = {"model_seconds", "learn_seconds", "measure_seconds", "seconds"}
+
+
+def tiny(path: Path, **changes: Any) -> Config:
+    return Config(run_dir=path, **{**TINY, **changes})
+
+
+def flags(path: Path, **changes: Any) -> list[str]:
+    words = ["--run-dir", str(path)]
+    for name, value in {**TINY, **changes}.items():
+        words += ["--" + name.replace("_", "-"), str(value)]
+    return words
+
+
+def without_times(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{name: value for name, value in row.items() if name not in TIMES} for row in rows]
+
+
+def tensors(state: Any) -> list[torch.Tensor]:
+    """Every tensor of a checkpoint, in order."""
+    if isinstance(state, torch.Tensor):
+        return [state]
+    values = state.values() if isinstance(state, dict) else state if isinstance(state, list) else []
+    return [tensor for value in values for tensor in tensors(value)]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    return train(tiny(tmp_path_factory.mktemp("runs") / "run"))
+
+
+def numbers(value: Any) -> list[float]:
+    return [float(each) for each in (value if isinstance(value, list) else [value])]
+
+
+def test_a_tiny_training_ends_complete_with_finite_rows(finished: RunDirectory) -> None:
+    rows = finished.metrics()
+    assert [row["step"] for row in rows] == [0, 200, 300, 400]
+    assert finished.complete
+    expected = {
+        *LOSSES, "nll", "eps_m", "eps_m_lower", "eps_m_upper", "eps_m_mean", "eps_m_profile",
+        "eps_m_profile_upper", "eps_m_task", "bayes_eps_m", "bayes_eps_m_mean", "eps_pi_mean", "eps_pi_sample_max",
+        "policy_divergence_profile", "policy_divergence_upper", "reward_error", "return", "return_standard_error",
+        "collected_reward", *TIMES,
+    }  # fmt: skip
+    assert set(rows[0]) == set(rows[1]) - {"collected_reward", *LOSSES, *TIMES}
+    for row in rows[1:]:
+        assert expected <= set(row)
+        assert set(row) == set(rows[1])
+    for row in rows:
+        assert all(math.isfinite(number) for value in row.values() for number in numbers(value))
+        for name in ("eps_m", "eps_m_mean", "eps_m_task", "eps_pi_mean", "eps_pi_sample_max", "reward_error"):
+            assert 0 <= row[name] <= 1.1, name
+        assert row["eps_m_lower"] <= row["eps_m"] <= row["eps_m_upper"]
+        for name in ("eps_m_profile", "policy_divergence_profile"):
+            assert len(row[name]) == 100
+        assert max(row["eps_m_profile"]) == pytest.approx(row["eps_m"])
+
+
+def test_the_real_steps_are_whole_episodes_in_order(finished: RunDirectory) -> None:
+    state = finished.load_checkpoint()
+    buffer = state["environment_buffer"]
+    assert state["steps"] == len(buffer["rewards"]) == 400
+    assert torch.equal(buffer["first"], torch.arange(400) // 100 * 100)
+    # The environment's time limit truncates; nothing here ever terminates.
+    assert not buffer["terminated"].any()
+    observations, tokens = buffer["observations"], buffer["tokens"]
+    inside = (torch.arange(400) % 100 != 99).nonzero()[:, 0]
+    torch.testing.assert_close(observations[inside] + tokens[inside, -4:], observations[inside + 1], rtol=0, atol=1e-6)
+    starts = observations[::100]
+    torch.testing.assert_close(starts[:, :2].norm(dim=1), torch.ones(4))
+    assert len(torch.unique(starts, dim=0)) == 4
+    actions = tokens[:, 4:6]
+    assert actions.abs().max() <= 1
+    # exp(-|position|^2 / 0.32) - 0.05 |action|^2
+    position = observations[:, :2].double()
+    expected = torch.exp(-position.square().sum(dim=1) / 0.32) - 0.05 * actions.double().square().sum(dim=1)
+    torch.testing.assert_close(buffer["rewards"].double(), expected, rtol=0, atol=1e-5)
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(finished: RunDirectory, tmp_path: Path) -> None:
+    again = train(tiny(tmp_path / "again"))
+    assert without_times(again.metrics()) == without_times(finished.metrics())
+    other = train(tiny(tmp_path / "other", seed=1, total_steps=200))
+    assert without_times(other.metrics())[0] != without_times(finished.metrics())[0]
+
+
+def interrupt_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C during the collection of real step number ``steps`` + 1."""
+    collect_step = Training.collect_step
+
+    def interrupted(self: Training, *, random: bool) -> float:
+        if self.steps == steps:
+            raise KeyboardInterrupt
+        return collect_step(self, random=random)
+
+    monkeypatch.setattr(Training, "collect_step", interrupted)
+
+
+@pytest.mark.parametrize(("steps", "kept"), [(50, [0]), (200, [0, 200]), (250, [0, 200])])
+def test_an_interrupted_and_resumed_run_is_the_uninterrupted_one(
+    steps: int, kept: list[int], finished: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    path = tmp_path / "run"
+    interrupt_after(steps, monkeypatch)
+    assert main(tiny(path)) == 130
+    assert "--resume" in capsys.readouterr().err
+    monkeypatch.undo()
+    stopped = RunDirectory.read(path)
+    assert not stopped.complete
+    assert [row["step"] for row in stopped.metrics()] == kept
+
+    resumed = train(tiny(path, resume=True))
+    assert resumed.complete
+    assert without_times(resumed.metrics()) == without_times(finished.metrics())
+    ours, theirs = resumed.load_checkpoint(), finished.load_checkpoint()
+    assert ours["episodes"] == theirs["episodes"]
+    pairs = list(zip(tensors(ours), tensors(theirs), strict=True))
+    assert len(pairs) > 50
+    assert all(torch.equal(left, right) for left, right in pairs)
+
+
+@pytest.mark.parametrize("at", [0, 200, 300])
+def test_a_crash_between_row_and_checkpoint_is_repaired(
+    at: int, finished: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row is written, its checkpoint is not: the resumed run writes that row once."""
+    save, saved = RunDirectory.save_checkpoint, []
+
+    def crash(self: RunDirectory, state: dict[str, Any]) -> None:
+        if state["steps"] == at:
+            raise KeyboardInterrupt
+        save(self, state)
+        saved.append(state["steps"])
+
+    monkeypatch.setattr(RunDirectory, "save_checkpoint", crash)
+    assert main(tiny(tmp_path / "run")) == 130
+    monkeypatch.undo()
+    assert saved == [step for step in (0, 200, 300) if step < at]
+    assert [row["step"] for row in RunDirectory.read(tmp_path / "run").metrics()] == [*saved, at]
+    resumed = train(tiny(tmp_path / "run", resume=True))
+    assert without_times(resumed.metrics()) == without_times(finished.metrics())
+
+
+def test_a_checkpoint_inside_an_episode_starts_a_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    changes = {"epoch_steps": 30, "rollout_interval": 10, "total_steps": 190}
+    interrupt_after(145, monkeypatch)
+    assert main(tiny(tmp_path / "run", **changes)) == 130
+    monkeypatch.undo()
+    resumed = train(tiny(tmp_path / "run", resume=True, **changes))
+    assert [row["step"] for row in resumed.metrics()] == [0, 130, 160, 190]
+    first = resumed.load_checkpoint()["environment_buffer"]["first"]
+    steps = torch.arange(190)
+    assert torch.equal(first, torch.where(steps < 100, 0, torch.where(steps < 130, 100, 130)))
+
+
+def test_resuming_a_complete_run_changes_nothing(finished: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
+    finished._lock.close()
+    rows, checkpoint = finished.metrics(), (finished.path / "checkpoint.pt").read_bytes()
+    assert main(tiny(finished.path, resume=True)) == 0
+    captured = capsys.readouterr()
+    assert "is complete already" in captured.err
+    assert "400 steps, return" in captured.out
+    assert finished.metrics() == rows
+    assert (finished.path / "checkpoint.pt").read_bytes() == checkpoint
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"algorithm": "m3po-full"},
+        {"history_length": 0},
+        {"rollout_length": 3, "model_buffer_size": 10},
+        {"total_steps": 100},
+        {"env_id": "Pendulum-v1", "total_steps": 300, "initial_random_steps": 200},
+    ],
+    ids=str,
+)
+def test_variants_run(changes: dict[str, Any], tmp_path: Path) -> None:
+    run = train(tiny(tmp_path / "run", **{"total_steps": 200, **changes}))
+    row = run.metrics()[-1]
+    assert row["step"] == run.config.total_steps
+    assert all(math.isfinite(number) for value in row.values() for number in numbers(value))
+
+
+def test_full_rollouts_start_at_episode_starts_and_run_to_the_horizon(tmp_path: Path) -> None:
+    training = Training(tiny(tmp_path, algorithm="m3po-full"))
+    for _ in range(250):
+        training.collect_step(random=True)
+    training.add_rollouts(400)
+    assert training.rollout_length == 100
+    store = training.model_buffer._store
+    assert training.model_buffer.size == 4 * 100
+    context = store.features[:400, 4:].reshape(100, 4, -1)
+    # The first step of every rollout has no past, and its place on the unit circle.
+    assert torch.equal(context[0], training.model.encoder.initial_context.detach().expand(4, -1))
+    starts = training.environment_buffer.observations[training.environment_buffer.initial_indices()]
+    distance = torch.cdist(store.features[:4, :4], training.model.encoder.observation_normaliser(starts))
+    assert distance.min(dim=1).values.max() < 1e-6
+
+
+def test_branched_rollouts_start_uniformly_in_the_buffer(tmp_path: Path) -> None:
+    training = Training(tiny(tmp_path, rollout_length=2, model_buffer_size=5000))
+    for _ in range(50):
+        training.collect_step(random=True)
+    training.add_rollouts(2000)
+    assert training.model_buffer.size == 4000
+    starts = training.model.encoder.observation_normaliser(training.environment_buffer.observations[:50])
+    drawn = torch.cdist(training.model_buffer._store.features[:2000, :4], starts).argmin(dim=1)
+    counts = np.bincount(drawn.numpy(), minlength=50)
+    # Chi-square with 49 degrees of freedom: mean 49, standard deviation 9.9.
+    assert ((counts - 40) ** 2 / 40).sum() < 49 + 4 * 9.9
+
+
+def test_cuda_without_a_gpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="--device cuda: no CUDA device is available"):
+        choose_device("cuda")
+    assert choose_device("auto") == choose_device("cpu") == torch.device("cpu")
+
+
+def failure(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that the command leaves on stderr."""
+    with pytest.raises(SystemExit) as stop:
+        cli(arguments)
+    captured = capsys.readouterr()
+    assert stop.value.code == 2
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1, captured.err
+    return captured.err
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"discount": 1.5}, "--discount must be in [0, 1), got 1.5"),
+        ({"discount": "high"}, "high"),
+        ({"rollout_length": 0}, "--rollout-length must be >= 1, got 0"),
+        ({"rollout_length": 1.5}, "1.5"),
+        ({"algorithm": "mbpo"}, "mbpo"),
+        ({"device": "tpu"}, "tpu"),
+        ({"env_id": "m3po/Nowhere-v0"}, "m3po/Nowhere-v0"),
+        ({"env_id": "m3po/SwitchingPointMass-v9"}, "m3po/SwitchingPointMass-v9"),
+        ({"env_id": "nomodule:Env-v0"}, "nomodule:Env-v0"),
+        ({"env_id": "no spaces"}, "no spaces"),
+        ({"env_id": "Ant-v2"}, "Ant-v2"),
+        ({"env_id": "CartPole-v1"}, "CartPole-v1 has no flat Box"),
+        ({"seed": 2**64}, str(2**64)),
+        ({"horizon": 3}, "--horizon"),
+    ],
+    ids=str,
+)
+def test_a_bad_flag_is_one_line_and_leaves_no_run(
+    changes: dict[str, Any], named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert named in failure(flags(tmp_path / "run", **changes), capsys)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_run_directory_flag_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--run-dir" in failure([], capsys)
+
+
+def test_runs_that_cannot_be_resumed_are_named(
+    finished: RunDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing, foreign = tmp_path / "missing", tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "notes.txt").write_text("mine")
+    assert f"no run directory at {missing}" in failure([*flags(missing), "--resume"], capsys)
+    assert not missing.exists()
+    assert f"{foreign} is not a run directory" in failure([*flags(foreign), "--resume"], capsys)
+    assert f"{foreign} already exists" in failure(flags(foreign), capsys)
+    assert f"{finished.path} already exists" in failure(flags(finished.path), capsys)
+    assert "seed=0, asked for 1" in failure([*flags(finished.path, seed=1), "--resume"], capsys)
+    assert [file.name for file in foreign.iterdir()] == ["notes.txt"]
+
+
+@pytest.fixture(scope="module")
+def stopped_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run interrupted in its second epoch."""
+    path = tmp_path_factory.mktemp("runs") / "stopped"
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        interrupt_after(250, monkeypatch)
+        assert main(tiny(path)) == 130
+    return path
+
+
+@pytest.fixture
+def stopped(stopped_once: Path, tmp_path: Path) -> Path:
+    """A copy of it; a run may move."""
+    return Path(shutil.copytree(stopped_once, tmp_path / "copy"))
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "named"),
+    [
+        ("checkpoint.pt", lambda data: data[: len(data) // 2], "is damaged"),
+        ("checkpoint.pt", lambda data: data[:999] + bytes([data[999] ^ 1]) + data[1000:], "is damaged"),
+        ("checkpoint.pt", None, "has no checkpoint.pt"),
+        ("config.json", lambda data: data[:-20], "cannot be read"),
+        ("config.json", lambda data: data.replace(b'"width": 8', b'"width": "8"'), "width='8'"),
+        ("config.json", None, "it has no config.json"),
+        ("provenance.json", lambda data: data[:-20], "cannot be read"),
+        ("provenance.json", None, "cannot be read"),
+        ("metrics.jsonl", lambda data: b"nonsense\n" + data, "line 1 is not JSON"),
+        ("metrics.jsonl", None, "has no row for step 200"),
+    ],
+)
+def test_a_damaged_run_is_named_and_left_alone(
+    name: str, damage: Any, named: str, stopped: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = stopped / name
+    if damage is None:
+        file.unlink()
+    else:
+        file.write_bytes(damage(file.read_bytes()))
+    kept = {each.name: each.read_bytes() for each in stopped.iterdir() if each.name != "provenance.json"}
+    message = failure([*flags(stopped), "--resume"], capsys)
+    assert named in message
+    assert str(stopped) in message
+    assert {each.name: each.read_bytes() for each in stopped.iterdir() if each.name != "provenance.json"} == kept
+
+
+def test_a_complete_run_without_metrics_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = RunDirectory.create(tiny(tmp_path / "run"))
+    run.mark_complete()
+    del run
+    with pytest.raises(SystemExit) as stop:
+        cli([*flags(tmp_path / "run"), "--resume"])
+    assert stop.value.code == 2
+    assert f"{tmp_path / 'run'} is marked complete and has no metrics" in capsys.readouterr().err
+
+
+def test_ctrl_c_leaves_a_run_that_resumes_in_a_real_process(finished: RunDirectory, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    command = [sys.executable, "-m", "m3po.train", *flags(path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (path / "metrics.jsonl").exists() or len(RunDirectory.read(path).metrics()) < 2:
+        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert out == ""
+    assert "Traceback" not in err
+    assert "interrupted; continue with the same command and --resume" in err
+    assert not (path / "COMPLETE").exists()
+
+    assert subprocess.run([*command, "--resume"], capture_output=True, timeout=120, check=False).returncode == 0
+    assert without_times(RunDirectory.read(path).metrics()) == without_times(finished.metrics())
+    assert len(json.loads((path / "provenance.json").read_text())) == 2
+
+
+def test_a_bad_value_in_a_real_process_has_no_traceback(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "m3po.train", *flags(tmp_path / "run", discount=1.5)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr == "error: --discount must be in [0, 1), got 1.5\n"
