@@ -122,6 +122,36 @@ def test_returns_have_the_law_of_the_environments(kind, options):
     assert agree(found, environment_returns(kind, policy, horizon, EPISODES, 2, **options))
 
 
+@pytest.mark.parametrize(
+    ("rule", "first_task"),
+    [(SwitchingRule(period=3), 1), (SwitchingRule(probability=0.3), None)],
+    ids=["period", "chance"],
+)
+def test_the_filter_sees_the_exact_belief(rule, first_task):
+    """Its conditions are the environment's own filter along the episodes that it steered; noise keeps them unsure."""
+    horizon, episodes = 8, 50
+    dynamics = PointMassDynamics(TASKS, 0.4, rule, first_task)
+    seen: list[tuple[np.ndarray, ...]] = []
+
+    def record(observation: torch.Tensor, condition: torch.Tensor, draws: torch.Generator) -> torch.Tensor:
+        action = torch.tanh(torch.randn(len(observation), 2, generator=draws))
+        seen.append(tuple(each.double().numpy() for each in (observation, action, condition)))
+        return action
+
+    policy: Any = record
+    TorchPointMass(dynamics, horizon).returns("filter", policy, episodes, generator(11))
+    belief = np.tile(dynamics.prior(0), (episodes, 1))
+    for step, (observation, action, condition) in enumerate(seen):
+        np.testing.assert_allclose(condition, belief, atol=1e-4)
+        if step + 1 < horizon:
+            log_likelihoods = [
+                dynamics.log_density(seen[step + 1][0], observation, action, np.full(episodes, task))
+                for task in range(len(TASKS))
+            ]
+            belief = dynamics.update_belief(belief, np.stack(log_likelihoods, axis=-1), step + 1)
+    assert len(seen) == horizon
+
+
 def test_the_random_anchor_has_the_law_of_the_registered_environment():
     environments: Any = gym.make_vec("m3po/SwitchingPointMass-v0", num_envs=2000)
     environments.reset(seed=0)
