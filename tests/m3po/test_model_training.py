@@ -195,7 +195,7 @@ def test_a_linear_gaussian_system_is_recovered(history_length: int) -> None:
     def true_mean(observation: Tensor, action: Tensor) -> Tensor:
         return observation @ of_observation.T + action @ of_action.T + shift
 
-    count, steps = 2000, 10
+    count, steps = 2000, 2
     buffer = EnvironmentBuffer(
         count, OBSERVATION, ACTION, history_length=history_length, members=2, holdout=0.1, device=CPU
     )

@@ -22,7 +22,7 @@ from m3po.train import Training, choose_device, cli, main, train
 
 # Epochs end with the episodes of 100 steps, so that a checkpoint never cuts one.
 TINY = {
-    "total_steps": 400, "initial_random_steps": 100, "epoch_steps": 100, "width": 8, "context_size": 4, "layers": 1,
+    "total_steps": 300, "initial_random_steps": 100, "epoch_steps": 100, "width": 8, "context_size": 4, "layers": 1,
     "history_length": 3, "ensemble_size": 2, "model_batch_size": 32, "model_updates": 20, "rollouts_per_step": 4,
     "rollout_interval": 20, "updates_per_step": 1, "batch_size": 16, "measure_episodes": 4, "evaluation_episodes": 4,
     "device": "cpu",
@@ -68,7 +68,7 @@ def numbers(value: Any) -> list[float]:
 
 def test_a_tiny_training_ends_complete_with_finite_rows(finished: RunDirectory) -> None:
     rows = finished.metrics()
-    assert [row["step"] for row in rows] == [0, 200, 300, 400]
+    assert [row["step"] for row in rows] == [0, 200, 300]
     assert finished.complete
     expected = {
         *LOSSES, "nll", "eps_m", "eps_m_lower", "eps_m_upper", "eps_m_mean", "eps_m_profile",
@@ -93,16 +93,16 @@ def test_a_tiny_training_ends_complete_with_finite_rows(finished: RunDirectory) 
 def test_the_real_steps_are_whole_episodes_in_order(finished: RunDirectory) -> None:
     state = finished.load_checkpoint()
     buffer = state["environment_buffer"]
-    assert state["steps"] == len(buffer["rewards"]) == 400
-    assert torch.equal(buffer["first"], torch.arange(400) // 100 * 100)
+    assert state["steps"] == len(buffer["rewards"]) == 300
+    assert torch.equal(buffer["first"], torch.arange(300) // 100 * 100)
     # The environment's time limit truncates; nothing here ever terminates.
     assert not buffer["terminated"].any()
     observations, tokens = buffer["observations"], buffer["tokens"]
-    inside = (torch.arange(400) % 100 != 99).nonzero()[:, 0]
+    inside = (torch.arange(300) % 100 != 99).nonzero()[:, 0]
     torch.testing.assert_close(observations[inside] + tokens[inside, -4:], observations[inside + 1], rtol=0, atol=1e-6)
     starts = observations[::100]
-    torch.testing.assert_close(starts[:, :2].norm(dim=1), torch.ones(4))
-    assert len(torch.unique(starts, dim=0)) == 4
+    torch.testing.assert_close(starts[:, :2].norm(dim=1), torch.ones(3))
+    assert len(torch.unique(starts, dim=0)) == 3
     actions = tokens[:, 4:6]
     assert actions.abs().max() <= 1
     # exp(-|position|^2 / 0.32) - 0.05 |action|^2
@@ -194,7 +194,7 @@ def test_resuming_a_complete_run_changes_nothing(finished: RunDirectory, capsys:
     assert main(tiny(finished.path, resume=True)) == 0
     captured = capsys.readouterr()
     assert "is complete already" in captured.err
-    assert "400 steps, return" in captured.out
+    assert "300 steps, return" in captured.out
     assert finished.metrics() == rows
     assert (finished.path / "checkpoint.pt").read_bytes() == checkpoint
 
@@ -384,8 +384,7 @@ def test_ctrl_c_leaves_a_run_that_resumes_in_a_real_process(finished: RunDirecto
     assert "interrupted; continue with the same command and --resume" in err
     assert not (path / "COMPLETE").exists()
 
-    assert subprocess.run([*command, "--resume"], capture_output=True, timeout=120, check=False).returncode == 0
-    assert without_times(RunDirectory.read(path).metrics()) == without_times(finished.metrics())
+    assert without_times(train(tiny(path, resume=True)).metrics()) == without_times(finished.metrics())
     assert len(json.loads((path / "provenance.json").read_text())) == 2
 
 
