@@ -10,6 +10,7 @@ from torch import Tensor
 
 from m3po.context_encoder import ContextEncoder
 from m3po.model import EnsembleModel
+from m3po.networks import StackedLinear, StackedMLP
 from m3po.policy import GaussianPolicy
 from m3po.replay_buffer import EnvironmentBuffer
 from m3po.types import Windows
@@ -94,7 +95,7 @@ def encoder(history_length: int = 3, context_size: int = 5, seed: int = 0) -> Co
         built = ContextEncoder(OBSERVATION, ACTION, history_length, context_size)
         built.fit(2 * torch.randn(50, 2 * OBSERVATION + ACTION) + 0.5)
         if history_length > 0:
-            torch.nn.init.normal_(built.initial_context)
+            torch.nn.init.normal_(built.get_parameter("initial_context"))
     return built
 
 
@@ -105,7 +106,7 @@ def model(encoder: ContextEncoder, members: int = 3, seed: int = 1) -> EnsembleM
         built = EnsembleModel(encoder, encoder.action_size, members, 8, 1)
         size = len(built.target_normaliser.mean)
         built.target_normaliser.fit(torch.randn(40, size) * torch.linspace(0.5, 2.0, size) + 0.3)
-        torch.nn.init.normal_(built.heads.layers[-1].bias, std=0.7)
+        torch.nn.init.normal_(output_layer(built.heads).bias, std=0.7)
     return built
 
 
@@ -114,6 +115,13 @@ def policy_network(encoder: ContextEncoder, seed: int = 2) -> GaussianPolicy:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return GaussianPolicy(encoder.feature_size, encoder.action_size, 8, 1)
+
+
+def output_layer(stacked: StackedMLP) -> StackedLinear:
+    """The last layer of a stack of networks."""
+    layer = stacked.layers[-1]
+    assert isinstance(layer, StackedLinear)
+    return layer
 
 
 def random_windows(count: int, history_length: int, seed: int = 3) -> Windows:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from m3po.context_encoder import ContextEncoder
 from m3po.model import EnsembleModel
-from tests.m3po.small import OBSERVATION, encoder, model, random_actions, random_windows
+from tests.m3po.small import OBSERVATION, encoder, model, output_layer, random_actions, random_windows
 
 
 def moments(built: EnsembleModel, features: Tensor, action: Tensor) -> tuple[NDArray, NDArray]:
@@ -102,8 +102,8 @@ def test_the_density_that_is_reported_is_the_one_that_is_sampled() -> None:
     """E[g(o')/p(o')] over samples is the integral of g = 1, for any density g: here a Gaussian inside the mixture."""
     built, features, observation, action = small_model(2, 3)
     count = 40000
-    wide = [each.expand(count, -1) for each in (features, observation, action)]
-    following, _ = built.sample(wide[0], wide[1], wide[2], torch.Generator().manual_seed(1))
+    wide = (features.expand(count, -1), observation.expand(count, -1), action.expand(count, -1))
+    following, _ = built.sample(*wide, torch.Generator().manual_seed(1))
     log_density = built.observation_log_density(*wide, following).double().numpy()
     mean, std = (each[0, 0, :2] for each in moments(built, features, action))
     change = (following - observation).double().numpy()
@@ -151,7 +151,7 @@ def test_losses_are_negative_log_likelihoods_up_to_a_constant() -> None:
 def test_log_variance_is_bounded_whatever_the_head_says() -> None:
     built = model(encoder(3))
     features, action = built.encoder(random_windows(6, 3)), random_actions(6)
-    head = built.heads.layers[-1]
+    head = output_layer(built.heads)
     size = OBSERVATION + 1
     low, high = -8.0, 0.5
     for value, end in ((-1e4, low), (1e4, high)):

@@ -51,7 +51,12 @@ def test_one_step_descends_the_loss_weighted_by_each_members_bootstrap_counts() 
     config = settings(model_updates=1)
     drawn: list[Tensor] = []
     actions = buffer.actions
-    buffer.actions = lambda indices: drawn.append(indices) or actions(indices)  # type: ignore[method-assign,assignment]
+
+    def spy(indices: Tensor) -> Tensor:
+        drawn.append(indices)
+        return actions(indices)
+
+    buffer.actions = spy  # type: ignore[method-assign]
     train(model, buffer, config)
     # Held-out loss, the one batch, held-out loss.
     assert len(drawn) == 3

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from m3po.networks import Gated, StackedLinear, StackedMLP
+from tests.m3po.small import output_layer
 
 
 def separate(stacked: StackedLinear, index: int) -> nn.Linear:
@@ -28,10 +29,13 @@ def test_stacked_networks_are_separate_networks(layers: int, shared: bool) -> No
     assert result.shape == (count, 7, outputs)
     for index in range(count):
         hidden = values if shared else values[index]
-        for layer in stacked.layers[:-1]:
+        for layer in list(stacked.layers)[:-1]:
+            assert isinstance(layer, Gated)
+            assert isinstance(layer.linear, StackedLinear)
             gate, value = separate(layer.linear, index)(hidden).chunk(2, dim=-1)
             hidden = gate * torch.sigmoid(gate) * value
-        torch.testing.assert_close(result[index], separate(stacked.layers[-1], index)(hidden), rtol=1e-5, atol=1e-6)
+        expected = separate(output_layer(stacked), index)(hidden)
+        torch.testing.assert_close(result[index], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_networks_of_a_stack_start_differently_and_learn_apart() -> None:

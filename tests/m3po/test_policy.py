@@ -12,7 +12,7 @@ from torch.distributions import Independent, Normal, TransformedDistribution
 from torch.distributions.transforms import TanhTransform
 
 from m3po.policy import LOG_STD_HIGH, LOG_STD_LOW, HistoryPolicy, gaussian_log_density, squashed_sample
-from tests.m3po.small import ACTION, encoder, policy_network, random_windows
+from tests.m3po.small import ACTION, encoder, output_layer, policy_network, random_windows
 
 
 @given(st.integers(1, 3), st.integers(0, 1000))
@@ -73,7 +73,7 @@ def test_log_std_stays_in_its_range() -> None:
     built = encoder(3)
     network = policy_network(built)
     features = built(random_windows(8, 3))
-    head = network.network.layers[-1]
+    head = output_layer(network.network)
     for value, end in ((-1e4, LOG_STD_LOW), (1e4, LOG_STD_HIGH)):
         head.bias[..., ACTION:] = value
         mean, log_std = network(features)

@@ -22,6 +22,7 @@ from m3po.sac import (
     temperature_loss,
 )
 from m3po.types import Transitions
+from tests.m3po.small import output_layer
 
 SETTINGS = SoftActorCriticSettings(discount=0.9, target_rate=0.1, target_entropy=-1.0, learning_rate=1e-2)
 
@@ -43,14 +44,14 @@ NOISE = np.array([0.4, -1.2, 2.0])
 def critics(weights: NDArray, biases: NDArray) -> StackedMLP:
     built = StackedMLP(2, 3, 1, 0, 1).double()
     with torch.no_grad():
-        built.layers[-1].weight.copy_(torch.as_tensor(weights)[..., None])
-        built.layers[-1].bias.copy_(torch.as_tensor(biases)[:, None, None])
+        output_layer(built).weight.copy_(torch.as_tensor(weights)[..., None])
+        output_layer(built).bias.copy_(torch.as_tensor(biases)[:, None, None])
     return built
 
 
 def policy() -> GaussianPolicy:
     built = GaussianPolicy(2, 1, 1, 0).double()
-    layer = built.network.layers[-1]
+    layer = output_layer(built.network)
     with torch.no_grad():
         layer.weight.zero_()
         layer.weight[0, :, 0] = torch.as_tensor(MEAN)
@@ -139,7 +140,7 @@ def test_policy_gradient_goes_through_the_action() -> None:
     """The derivative of the loss in the mean's bias, by central differences of the same loss."""
     built, twin = policy(), critics(CRITIC_WEIGHTS, CRITIC_BIASES)
     temperature = torch.tensor(0.3, dtype=torch.float64)
-    bias = built.network.layers[-1].bias
+    bias = output_layer(built.network).bias
     policy_loss(built, twin, batch().features, temperature, noise_tensor())[0].backward()
     assert bias.grad is not None
     for index in range(2):
@@ -148,7 +149,7 @@ def test_policy_gradient_goes_through_the_action() -> None:
         for sign in (1, -1):
             moved = copy.deepcopy(built)
             with torch.no_grad():
-                moved.network.layers[-1].bias[0, 0, index] += sign * step
+                output_layer(moved.network).bias[0, 0, index] += sign * step
             ends.append(policy_loss(moved, twin, batch().features, temperature, noise_tensor())[0].item())
         assert bias.grad[0, 0, index].item() == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-5)
 
@@ -200,8 +201,8 @@ def test_update_reports_the_losses_computed_by_hand() -> None:
         torch.testing.assert_close(parameter.data, old.data - 1e-2 * old.grad.sign(), rtol=0, atol=1e-6)
 
     # The policy is judged by the critics after their step.
-    weights = built.critics.layers[-1].weight.detach().numpy()[..., 0]
-    biases = built.critics.layers[-1].bias.detach().numpy()[:, 0, 0]
+    weights = output_layer(built.critics).weight.detach().numpy()[..., 0]
+    biases = output_layer(built.critics).bias.detach().numpy()[:, 0, 0]
     action, log_density = policy_by_hand(FEATURES, noise[1])
     expected = np.mean(0.3 * log_density - q_by_hand(weights, biases, FEATURES, action).min(axis=0))
     assert metrics["policy_loss"].item() == pytest.approx(expected, rel=1e-6)
