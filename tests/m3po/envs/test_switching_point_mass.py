@@ -40,6 +40,7 @@ TASKS = (
     PointMassTask(angle=2.5, gain=2.0, wind=(-0.3, 0.1)),
 )
 NOISE = (0.05, 0.08, 0.11, 0.2)
+LAST_TASK = len(DEFAULT_TASKS) - 1
 
 
 def dynamics(rule: SwitchingRule | None = None, first_task: int | None = None) -> PointMassDynamics:
@@ -48,6 +49,7 @@ def dynamics(rule: SwitchingRule | None = None, first_task: int | None = None) -
 
 def golden_mean(position: Any, velocity: Any, action: Any, task: PointMassTask) -> list[float]:
     """One step written out in numbers: dt = 0.1, drag 1, spring 0.5."""
+    action = (action[0], -action[1]) if getattr(task, "mirrored", False) else action
     turned = (
         math.cos(task.angle) * action[0] - math.sin(task.angle) * action[1],
         math.sin(task.angle) * action[0] + math.cos(task.angle) * action[1],
@@ -186,8 +188,8 @@ def test_without_first_task_it_is_uniform():
         ({"process_noise": 0.0}, "process_noise must be .* got 0.0"),
         ({"process_noise": (0.1, 0.1)}, r"process_noise must be .* got \(0.1, 0.1\)"),
         ({"process_noise": float("nan")}, "process_noise must be .* got nan"),
-        ({"first_task": 2}, "first_task must be a task index in 0..1, got 2"),
-        ({"first_task": True}, "first_task must be a task index in 0..1, got True"),
+        ({"first_task": 9}, f"first_task must be a task index in 0..{LAST_TASK}, got 9"),
+        ({"first_task": True}, f"first_task must be a task index in 0..{LAST_TASK}, got True"),
         ({"tasks": ()}, "tasks must name at least one"),
         ({"render_mode": "human"}, "render_mode must be None, got 'human'"),
     ],
@@ -205,9 +207,9 @@ def test_a_task_that_is_not_finite_is_named(numbers):
         PointMassTask(*numbers)
 
 
-@pytest.mark.parametrize("task", [2, -1, 0.0, "0", True])
+@pytest.mark.parametrize("task", [LAST_TASK + 1, -1, 0.0, "0", True])
 def test_a_bad_pinned_task_is_named(task):
-    with pytest.raises(ValueError, match=r"options\['task'\] must be a task index in 0..1"):
+    with pytest.raises(ValueError, match=rf"options\['task'\] must be a task index in 0..{LAST_TASK}, got"):
         SwitchingPointMass().reset(options={"task": task})
 
 
@@ -718,7 +720,18 @@ def test_beliefs_are_calibrated_and_the_prior_is_the_frequency(rule, first_task)
         np.testing.assert_allclose(belief.sum(axis=1), 1, rtol=1e-12)
 
 
-def test_default_tasks_differ_only_in_the_sign_of_the_push():
+def test_default_tasks_are_balanced():
+    """The average push over the tasks is none and the drift is always the same: one observation tells nothing."""
     instance = PointMassDynamics(DEFAULT_TASKS, DEFAULT_PROCESS_NOISE, SwitchingRule())
-    np.testing.assert_allclose(instance.push_matrices[0], -instance.push_matrices[1], atol=1e-15)
-    np.testing.assert_array_equal(instance.drifts[0], instance.drifts[1])
+    assert np.abs(instance.push_matrices).max() > 0.01
+    np.testing.assert_allclose(instance.push_matrices.mean(axis=0), 0, atol=1e-15)
+    np.testing.assert_array_equal(instance.drifts, np.tile(instance.drifts[0], (len(DEFAULT_TASKS), 1)))
+
+
+@pytest.mark.parametrize("task", range(len(DEFAULT_TASKS)))
+def test_means_of_the_default_tasks_in_numbers(task):
+    instance = PointMassDynamics(DEFAULT_TASKS, DEFAULT_PROCESS_NOISE, SwitchingRule())
+    observation, action = np.array([0.4, -0.7, 0.2, 0.9]), np.array([0.6, -0.3])
+    mean = instance.mean(observation, action, np.array(task))
+    expected = golden_mean(observation[:2], observation[2:], action, DEFAULT_TASKS[task])
+    np.testing.assert_allclose(mean, expected, rtol=1e-13)
