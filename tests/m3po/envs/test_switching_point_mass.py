@@ -48,15 +48,16 @@ def dynamics(rule: SwitchingRule | None = None, first_task: int | None = None) -
 
 
 def golden_mean(position: Any, velocity: Any, action: Any, task: PointMassTask) -> list[float]:
-    """One step written out in numbers: dt = 0.1, drag 1, spring 0.5."""
+    """One step written out coordinate by coordinate."""
+    dt, drag, spring = PointMassDynamics.time_step, PointMassDynamics.drag, PointMassDynamics.spring
     action = (action[0], -action[1]) if getattr(task, "mirrored", False) else action
     turned = (
         math.cos(task.angle) * action[0] - math.sin(task.angle) * action[1],
         math.sin(task.angle) * action[0] + math.cos(task.angle) * action[1],
     )
-    moved = [p + 0.1 * v for p, v in zip(position, velocity, strict=True)]
+    moved = [p + dt * v for p, v in zip(position, velocity, strict=True)]
     pushed = [
-        v + 0.1 * (task.gain * push + wind - 1.0 * v - 0.5 * p)
+        v + dt * (task.gain * push + wind - drag * v - spring * p)
         for p, v, push, wind in zip(position, velocity, turned, task.wind, strict=True)
     ]
     return moved + pushed
