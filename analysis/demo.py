@@ -33,7 +33,7 @@ class DemoConfig:
 
     out: Path = Path("demo")
     """Directory for the page, its pictures and the run."""
-    total_steps: int = 5000
+    total_steps: int = 7000
     """Real environment steps of the training."""
     seed: int = 0
     """Seed of the training."""

@@ -25,7 +25,7 @@ class Config:
     """m3po: k-step branched rollouts. m3po-full: rollouts from initial histories to the horizon, as in the paper."""
     rollout_length: int = 1
     """k, model steps per branched rollout, >= 1 (m3po-full does not use it)."""
-    total_steps: int = 5000
+    total_steps: int = 7000
     """Real environment steps, the initial random ones included."""
     seed: int = 0
     """Seed of everything: same seed, device and thread count, same run."""
@@ -58,7 +58,10 @@ class Config:
     """Adam's, for the model and its encoder."""
     model_weight_decay: float = 0.3
     """Decoupled weight decay of the model and its encoder."""
-    start_share: float = 0.25
+    forgetting: float = 0.3
+    """Chance in [0, 1] that a training window loses some of its oldest steps (at least one stays), so that the model
+    learns to predict from a short past as well (ours; the paper does not say)."""
+    start_share: float = 0.1
     """Share of each model batch drawn from steps whose history is shorter than L, on top of their natural share, in
     [0, 1]: eps_m is a maximum over time, and the first steps of episodes are rare (ours; the paper does not say)."""
     model_batch_size: int = 256
@@ -121,8 +124,9 @@ class Config:
                 raise ValueError(f"{flag(name)} must be a finite number > 0, got {getattr(self, name)}")
         if not 0 <= self.model_weight_decay < math.inf:
             raise ValueError(f"--model-weight-decay must be a finite number >= 0, got {self.model_weight_decay}")
-        if not 0 <= self.start_share <= 1:
-            raise ValueError(f"--start-share must be in [0, 1], got {self.start_share}")
+        for name in ("forgetting", "start_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{flag(name)} must be in [0, 1], got {getattr(self, name)}")
         if self.target_entropy is not None and not math.isfinite(self.target_entropy):
             raise ValueError(f"--target-entropy must be a finite number, got {self.target_entropy}")
         if not 0 < self.target_rate <= 1:

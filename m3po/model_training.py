@@ -70,7 +70,12 @@ def train_model(
         indices = drawn(training, config.model_batch_size - from_starts, generator)
         if from_starts:
             indices = torch.cat([indices, drawn(short, from_starts, generator)])
-        features = model.encoder(buffer.windows(indices))
+        windows = buffer.windows(indices)
+        chance = torch.rand(2, len(indices), generator=generator, device=indices.device)
+        # At least one step stays: an empty past means the start of an episode, and only that.
+        shortened = (1 + chance[0] * windows.lengths).long().minimum(windows.lengths)
+        windows = windows.forget(torch.where(chance[1] < config.forgetting, shortened, windows.lengths))
+        features = model.encoder(windows)
         member_losses = model.member_losses(features, buffer.actions(indices), buffer.targets(indices))
         weighted = (member_losses * buffer.member_weights[indices].T).mean(dim=1).sum()
         bounds = (model.log_variance_high - model.log_variance_low).sum()

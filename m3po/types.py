@@ -45,6 +45,17 @@ class Windows:
         tokens[rows, self.lengths.clamp(max=limit - 1)] = token
         return Windows(tokens, (self.lengths + 1).clamp(max=limit), next_observation)
 
+    def forget(self, lengths: Tensor) -> Windows:
+        """Keep only the newest ``lengths`` [N] tokens of each window (0 <= lengths <= self.lengths)."""
+        limit = self.tokens.shape[1]
+        if limit == 0:
+            return self
+        offsets = torch.arange(limit, device=self.tokens.device)
+        places = (offsets + (self.lengths - lengths)[:, None]).clamp(max=limit - 1)
+        kept = torch.gather(self.tokens, 1, places[..., None].expand_as(self.tokens))
+        tokens = torch.where((offsets < lengths[:, None])[..., None], kept, 0.0)
+        return Windows(tokens, lengths, self.observation)
+
     def select(self, rows: Tensor) -> Windows:
         """The windows at ``rows`` (indices or booleans)."""
         return Windows(self.tokens[rows], self.lengths[rows], self.observation[rows])
