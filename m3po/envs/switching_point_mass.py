@@ -267,7 +267,8 @@ class SwitchingPointMass(gym.Env[Array, NDArray[np.float32]]):
         switch_period: redraw after every so many steps instead.
         process_noise: standard deviation of the noise on each coordinate and step.
         first_task: every episode starts with this task, "as built"; None draws it uniformly, which hides it at first.
-        observe_reward: append the previous reward to the observation (then not certifiable: it is a point mass).
+        observe_reward: append the previous reward to the observation. Given the step it is a point mass, so there is no
+            density to certify against and ``dynamics`` is None.
         tasks: the task distribution, uniform over these.
 
     Observation: (position x, y, velocity x, y), float64. Action: [-1, 1]^2, clipped to it. ``info["task"]`` is the
@@ -293,14 +294,15 @@ class SwitchingPointMass(gym.Env[Array, NDArray[np.float32]]):
     ) -> None:
         if render_mode is not None:
             raise ValueError(f"render_mode must be None, got {render_mode!r}")
-        self.dynamics = PointMassDynamics(
+        dynamics = PointMassDynamics(
             tasks, process_noise, _switching_rule(switch_probability, switch_period), first_task
         )
         self.observe_reward = observe_reward
         self.render_mode = render_mode
         self.observation_space = _observation_space(observe_reward)
         self.action_space = _action_space()
-        self._episodes = _Episodes(self.dynamics, 1)
+        self._episodes = _Episodes(dynamics, 1)
+        self.dynamics: Any = None if observe_reward else dynamics
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
         super().reset(seed=seed)
@@ -340,7 +342,7 @@ class SwitchingPointMassVector(gym.vector.VectorEnv[Array, NDArray[np.float32], 
             raise ValueError(f"render_mode must be None, got {render_mode!r}")
         if not (1 <= max_episode_steps < math.inf and max_episode_steps == int(max_episode_steps)):
             raise ValueError(f"max_episode_steps must be a whole number >= 1, got {max_episode_steps}")
-        self.dynamics = PointMassDynamics(
+        dynamics = PointMassDynamics(
             tasks, process_noise, _switching_rule(switch_probability, switch_period), first_task
         )
         self.num_envs = num_envs
@@ -351,7 +353,8 @@ class SwitchingPointMassVector(gym.vector.VectorEnv[Array, NDArray[np.float32], 
         self.single_action_space = _action_space()
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self._episodes = _Episodes(self.dynamics, num_envs)
+        self._episodes = _Episodes(dynamics, num_envs)
+        self.dynamics: Any = None if observe_reward else dynamics
         self._ended = np.zeros(num_envs, dtype=bool)
 
     def reset(
