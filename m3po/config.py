@@ -86,6 +86,8 @@ class Config:
     """Fictitious transitions per update."""
     learning_rate: float = 1e-3
     """Adam's, for policy, critics and temperature."""
+    final_learning_rate_share: float = 0.1
+    """The learning rate falls linearly over the run to this share of itself, in (0, 1]; 1 keeps it constant."""
     target_rate: float = 0.01
     """Step of the target critics towards the critics per update, in (0, 1]."""
     initial_temperature: float = 0.1
@@ -129,8 +131,9 @@ class Config:
                 raise ValueError(f"{flag(name)} must be in [0, 1], got {getattr(self, name)}")
         if self.target_entropy is not None and not math.isfinite(self.target_entropy):
             raise ValueError(f"--target-entropy must be a finite number, got {self.target_entropy}")
-        if not 0 < self.target_rate <= 1:
-            raise ValueError(f"--target-rate must be in (0, 1], got {self.target_rate}")
+        for name in ("target_rate", "final_learning_rate_share"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"{flag(name)} must be in (0, 1], got {getattr(self, name)}")
         if self.initial_random_steps > self.total_steps:
             raise ValueError(
                 f"--initial-random-steps must be <= --total-steps, got {self.initial_random_steps} > {self.total_steps}"

@@ -126,6 +126,12 @@ class SoftActorCritic:
             "temperature": temperature,
         }
 
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """Of all three optimisers, from now on."""
+        for optimiser in self.optimisers().values():
+            for group in optimiser.param_groups:
+                group["lr"] = learning_rate
+
     def modules(self) -> dict[str, nn.Module]:
         """What a checkpoint stores of the networks."""
         return {"policy": self.policy, "critics": self.critics, "target_critics": self.target_critics}

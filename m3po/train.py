@@ -150,6 +150,8 @@ class Training:
         model_seconds = time.monotonic() - began
         self.model_buffer.clear()
         self.data_policy = self.policy.snapshot()
+        decay = (1 - config.final_learning_rate_share) * self.steps / config.total_steps
+        self.agent.set_learning_rate(config.learning_rate * (1 - decay))
         self.add_rollouts(config.rollouts_per_step * config.rollout_interval)
 
         updates: list[dict[str, Tensor]] = []
