@@ -33,8 +33,8 @@ BAD = [
         for value in (0.0, -1.0, math.inf, math.nan)
     ],
     *[("model_weight_decay", value) for value in (-0.1, math.inf, math.nan)],
-    *[("start_share", value) for value in (-0.1, 1.1, math.nan)],
-    *[("target_rate", value) for value in (0.0, 1.1, math.nan)],
+    *[(name, value) for name in ("start_share", "forgetting") for value in (-0.1, 1.1, math.nan)],
+    *[(name, value) for name in ("target_rate", "final_learning_rate_share") for value in (0.0, 1.1, math.nan)],
     *[("target_entropy", value) for value in (math.inf, math.nan)],
 ]  # fmt: skip
 
@@ -60,8 +60,15 @@ def test_every_number_of_the_config_has_a_range() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"discount": 0.0, "history_length": 0, "start_share": 0.0, "model_weight_decay": 0.0},
-        {"target_rate": 1.0, "start_share": 1.0, "target_entropy": 0.0, "seed": 0},
+        {"discount": 0.0, "history_length": 0, "start_share": 0.0, "forgetting": 0.0, "model_weight_decay": 0.0},
+        {
+            "target_rate": 1.0,
+            "start_share": 1.0,
+            "forgetting": 1.0,
+            "final_learning_rate_share": 1.0,
+            "target_entropy": 0.0,
+            "seed": 0,
+        },
         {"total_steps": 5, "initial_random_steps": 5, "rollout_interval": 7, "epoch_steps": 7},
     ],
 )

@@ -20,10 +20,17 @@ from tests.m3po.small import ACTION, CPU, OBSERVATION, episodes_of, filled_buffe
 
 
 def settings(**changes: Any) -> Config:
-    """Small, with no weight decay and no extra share of episode starts."""
+    """Small, with no weight decay, no forgetting and no extra share of episode starts."""
     return Config(
         run_dir=Path("unused"),
-        **{"model_weight_decay": 0.0, "start_share": 0.0, "model_batch_size": 32, "history_length": 3, **changes},
+        **{
+            "model_weight_decay": 0.0,
+            "forgetting": 0.0,
+            "start_share": 0.0,
+            "model_batch_size": 32,
+            "history_length": 3,
+            **changes,
+        },
     )
 
 
@@ -127,6 +134,33 @@ def test_start_share_adds_steps_with_a_short_past() -> None:
     expected = 0.5 + 0.5 * natural
     share = (lengths < 3).double().mean().item()
     assert share == pytest.approx(expected, abs=4 * (0.5 * natural * (1 - natural) / len(lengths)) ** 0.5)
+
+
+def test_forgetting_leaves_at_least_one_step_and_every_shorter_past_is_as_likely() -> None:
+    """A past of n steps is cut to 1..n, each with chance 1/n, with the chance ``forgetting``; no past stays none."""
+    buffer = filled_buffer(episodes_of([40, 40], seed=0), 3)
+    counts = {}
+    for forgetting in (0.0, 0.5):
+        model = fresh_model()
+        seen: list[Windows] = []
+        model.encoder.register_forward_pre_hook(
+            lambda _, windows, seen=seen: seen.append(windows[0]) if torch.is_grad_enabled() else None
+        )
+        train(model, buffer, settings(model_updates=60, model_patience=100, forgetting=forgetting))
+        lengths = torch.cat([windows.lengths for windows in seen])
+        counts[forgetting] = torch.bincount(lengths, minlength=4).double() / len(lengths)
+    # Both trainings draw the same transitions.
+    before, after = counts[0.0], counts[0.5]
+    expected = torch.stack(
+        [
+            before[0],
+            before[1] + before[2] * 0.5 / 2 + before[3] * 0.5 / 3,
+            before[2] * (0.5 + 0.5 / 2) + before[3] * 0.5 / 3,
+            before[3] * (0.5 + 0.5 / 3),
+        ]
+    )
+    assert ((after - expected).abs() < 4 * (0.25 / (60 * 32)) ** 0.5).all(), (after, expected)
+    assert after[0] == pytest.approx(before[0])
 
 
 @pytest.mark.parametrize("updates", [1, 10, 20, 33])

@@ -247,6 +247,17 @@ def test_update_moves_policy_and_temperature_downhill() -> None:
         torch.testing.assert_close(parameter.grad, old.grad, rtol=1e-6, atol=1e-9)
 
 
+def test_the_learning_rate_is_set_for_every_optimiser() -> None:
+    built = agent()
+    built.set_learning_rate(1e-4)
+    before = [*built.policy.parameters(), *built.critics.parameters(), built.log_temperature]
+    values = [parameter.detach().clone() for parameter in before]
+    built.update(batch(), torch.Generator().manual_seed(0))
+    for parameter, value in zip(before, values, strict=True):
+        # The first step of Adam is the learning rate, but for coordinates without a gradient.
+        assert (parameter.detach() - value).abs().max().item() == pytest.approx(1e-4, rel=1e-2)
+
+
 def test_repeated_updates_learn_the_reward_of_a_bandit() -> None:
     """One history, terminal steps, reward -(a - 0.5)^2: the policy's mean goes to 0.5, the critics to the reward."""
     torch.manual_seed(0)

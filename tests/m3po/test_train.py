@@ -25,7 +25,7 @@ TINY = {
     "total_steps": 300, "initial_random_steps": 100, "epoch_steps": 100, "width": 8, "context_size": 4, "layers": 1,
     "history_length": 3, "ensemble_size": 2, "model_batch_size": 32, "model_updates": 20, "rollouts_per_step": 4,
     "rollout_interval": 20, "updates_per_step": 1, "batch_size": 16, "measure_episodes": 4, "evaluation_episodes": 4,
-    "device": "cpu",
+    "device": "cpu", "final_learning_rate_share": 0.1,
 }  # fmt: skip
 LOSSES = {
     "model_loss", "model_held_out_loss", "model_updates", "critic_loss", "policy_loss", "q_mean", "entropy",
@@ -109,6 +109,15 @@ def test_the_real_steps_are_whole_episodes_in_order(finished: RunDirectory) -> N
     position = observations[:, :2].double()
     expected = torch.exp(-position.square().sum(dim=1) / 0.32) - 0.05 * actions.double().square().sum(dim=1)
     torch.testing.assert_close(buffer["rewards"].double(), expected, rtol=0, atol=1e-5)
+
+
+def test_the_learning_rate_falls_to_its_share(finished: RunDirectory) -> None:
+    """The last epoch starts at step 200 of 300, when two thirds of the fall to a tenth are done."""
+    config = finished.config
+    expected = config.learning_rate * (1 - 0.9 * 200 / 300)
+    assert config.final_learning_rate_share == 0.1
+    for optimiser in finished.load_checkpoint()["optimisers"].values():
+        assert [group["lr"] for group in optimiser["param_groups"]] == [pytest.approx(expected)]
 
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(finished: RunDirectory, tmp_path: Path) -> None:

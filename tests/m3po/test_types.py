@@ -40,6 +40,17 @@ def test_push_treats_windows_of_different_lengths_each_in_its_own_place(
     assert torch.equal(windows.lengths, lengths_before)
 
 
+@given(st.integers(1, 10), st.integers(0, 5), st.integers(0, 1000), st.data())
+def test_forget_drops_the_oldest_steps(steps: int, history_length: int, seed: int, data: st.DataObject) -> None:
+    (episode,) = episodes_of([steps], seed)
+    windows = filled_buffer([episode], history_length).windows(torch.arange(steps))
+    kept = [data.draw(st.integers(0, min(t, history_length)), label=f"kept at {t}") for t in range(steps)]
+    shorter = windows.forget(torch.tensor(kept))
+    for t in range(steps):
+        tokens, observation = episode.window(t, history_length)
+        assert_window(shorter, t, tokens[len(tokens) - kept[t] :], observation)
+
+
 def test_select_takes_rows_by_index_and_by_mask() -> None:
     (episode,) = episodes_of([6], seed=5)
     windows = filled_buffer([episode], history_length=2).windows(torch.arange(6))
