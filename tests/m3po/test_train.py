@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -403,3 +404,54 @@ def test_a_bad_value_in_a_real_process_has_no_traceback(tmp_path: Path) -> None:
     assert result.returncode == 2
     assert result.stdout == ""
     assert result.stderr == "error: --discount must be in [0, 1), got 1.5\n"
+
+
+class Brittle(gym.Env[Any, Any]):
+    """Ends when its single observed number leaves [-1, 1]; the action moves it."""
+
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (1,), np.float64)
+    action_space = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.state = 0.0
+        return np.array([self.state]), {}
+
+    def step(self, action):
+        self.state += 0.4 * float(action[0]) + 0.1 * self.np_random.standard_normal()
+        return np.array([self.state]), 1.0, abs(self.state) > 1.0, False, {}
+
+
+class Telling(Brittle):
+    def terminated(self, observation):
+        return np.abs(observation[:, 0]) > 1.0
+
+
+@pytest.fixture
+def _brittle_environments():
+    for kind in (Brittle, Telling):
+        gym.register(id=f"test/{kind.__name__}-v0", entry_point=kind, max_episode_steps=20)
+    yield
+    for kind in (Brittle, Telling):
+        del gym.registry[f"test/{kind.__name__}-v0"]
+
+
+@pytest.mark.usefixtures("_brittle_environments")
+def test_an_environment_that_ends_must_say_when_so_that_rollouts_in_the_model_end_too(tmp_path):
+    with pytest.raises(ValueError, match=r"Brittle-v0 ended an episode but has no method terminated"):
+        train(tiny(tmp_path / "brittle", env_id="test/Brittle-v0"))
+
+
+@pytest.mark.usefixtures("_brittle_environments")
+def test_rollouts_in_the_model_end_where_the_environment_says(tmp_path):
+    training = Training(tiny(tmp_path / "telling", env_id="test/Telling-v0", rollout_length=5))
+    for _ in range(60):
+        training.collect_step(random=True)
+    assert training.environment_buffer.terminated[:60].any()
+    seen: list[Any] = []
+    training.model_buffer.add = seen.append  # type: ignore[method-assign,assignment]
+    training.add_rollouts(200)
+    ended = torch.cat([1 - each.not_terminal for each in seen])
+    assert 0 < ended.sum() < 200
+    counts = [len(each.reward) for each in seen]
+    assert counts[1] == counts[0] - (1 - seen[0].not_terminal).sum()
