@@ -430,7 +430,7 @@ class Telling(Brittle):
 @pytest.fixture
 def _brittle_environments():
     for kind in (Brittle, Telling):
-        gym.register(id=f"test/{kind.__name__}-v0", entry_point=kind, max_episode_steps=20)
+        gym.register(id=f"test/{kind.__name__}-v0", entry_point=f"{__name__}:{kind.__name__}", max_episode_steps=20)
     yield
     for kind in (Brittle, Telling):
         del gym.registry[f"test/{kind.__name__}-v0"]
