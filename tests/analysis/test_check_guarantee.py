@@ -138,6 +138,15 @@ def test_a_model_with_a_wrong_density_has_error_one_and_guarantees_nothing(tiny_
     assert "nothing is guaranteed" in check_guarantee.conclusion(report)
 
 
+def test_what_any_model_satisfies_is_called_vacuous(tiny_run: Path, monkeypatch):
+    """At model error 1 the optimal full-model bound is gamma R/(1-gamma): true of every model, so vacuous."""
+    monkeypatch.setattr(check_guarantee, "model_error_samples", lambda p, q, valid: np.ones(valid.shape))
+    report = check(CheckConfig(run_dir=tiny_run, episodes=20))
+    assert report["trivial"] == pytest.approx(1.1 * sum(0.95**t for t in range(100)))
+    for name, scheme in (("optimal-full", "full"), ("optimal-branched", "branched"), ("certificate", "branched")):
+        assert row(report, "current", name, scheme)["vacuous"]
+
+
 def test_same_seed_same_report(tiny_run: Path):
     one, two = (check(CheckConfig(run_dir=tiny_run, episodes=5, seed=3)) for _ in range(2))
     assert one == two

@@ -377,9 +377,9 @@ def test_a_complete_run_without_metrics_is_named(tmp_path: Path, capsys: pytest.
     assert f"{tmp_path / 'run'} is marked complete and has no metrics" in capsys.readouterr().err
 
 
-def test_ctrl_c_leaves_a_run_that_resumes_in_a_real_process(finished: RunDirectory, tmp_path: Path) -> None:
-    path = tmp_path / "run"
-    command = [sys.executable, "-m", "m3po.train", *flags(path)]
+def test_ctrl_c_leaves_a_run_that_resumes_in_a_real_process(tmp_path: Path) -> None:
+    path, steps = tmp_path / "run", 800  # many epochs: the signal has to arrive before the end, on any machine
+    command = [sys.executable, "-m", "m3po.train", *flags(path, total_steps=steps)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not (path / "metrics.jsonl").exists() or len(RunDirectory.read(path).metrics()) < 2:
@@ -394,7 +394,8 @@ def test_ctrl_c_leaves_a_run_that_resumes_in_a_real_process(finished: RunDirecto
     assert "interrupted; continue with the same command and --resume" in err
     assert not (path / "COMPLETE").exists()
 
-    assert without_times(train(tiny(path, resume=True)).metrics()) == without_times(finished.metrics())
+    whole = train(tiny(tmp_path / "whole", total_steps=steps))
+    assert without_times(train(tiny(path, total_steps=steps, resume=True)).metrics()) == without_times(whole.metrics())
     assert len(json.loads((path / "provenance.json").read_text())) == 2
 
 
