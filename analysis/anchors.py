@@ -194,7 +194,7 @@ def anchors(config: AnchorConfig) -> dict[str, object]:
         "episodes": config.episodes,
         "seed": config.seed,
         "policies": policies,
-        "provenance": provenance(sys.argv),
+        "provenance": provenance(["python", "-m", "analysis.anchors", *sys.argv[1:]]),
     }
 
 
