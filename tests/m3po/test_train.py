@@ -380,7 +380,14 @@ def test_a_complete_run_without_metrics_is_named(tmp_path: Path, capsys: pytest.
 def test_ctrl_c_leaves_a_run_that_resumes_in_a_real_process(tmp_path: Path) -> None:
     path, steps = tmp_path / "run", 800  # many epochs: the signal has to arrive before the end, on any machine
     command = [sys.executable, "-m", "m3po.train", *flags(path, total_steps=steps)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell's background job ignores Ctrl-C, and so would its children, this suite's among them.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     deadline = time.monotonic() + 120
     while not (path / "metrics.jsonl").exists() or len(RunDirectory.read(path).metrics()) < 2:
         assert process.poll() is None, process.stderr.read() if process.stderr else ""
