@@ -107,7 +107,9 @@ def certificate(
     for time in range(1, horizon):
         # Model errors of the last 1..min(t, k) steps, or all t of them for the full-model rollout.
         window = np.cumsum(error[max(time - k, 0) : time][::-1]) if rollout_length is not None else error[:time].sum()
-        total_variation[time] = np.mean(np.minimum(1.0, policy_sum[time] + window))
+        average = np.mean(np.minimum(1.0, policy_sum[time] + window))
+        # A mean of equal numbers may round below them; the model part is not negative.
+        total_variation[time] = max(average, policy_cap[time])
 
     weights = np.power(float(discount), np.arange(horizon))
     policy_steps = reward_range * weights * policy_cap
