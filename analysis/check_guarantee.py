@@ -162,6 +162,7 @@ def measure(
     """Error profiles [H] and model returns, each with confidence 1 - (1 - confidence)/STATEMENTS."""
     each = 1 - (1 - confidence) / STATEMENTS
     model, config = training.model, training.config
+    length = config.rollout_length_at(training.steps)
     data = EncodedTrajectories.of(trajectories, config.history_length, training.device)
     low, high = dynamics.reward_low, dynamics.reward_high
     log_density = (
@@ -174,7 +175,7 @@ def measure(
     reward_errors = reward_error_samples(model, data, low, high)
     returns: dict[tuple[str, bool], Interval] = {}
     for scheme in SCHEMES:
-        if scheme == "branched-exact" and config.rollout_length == 1:  # one model step at every t: the same return
+        if scheme == "branched-exact" and length == 1:  # one model step at every t: the same return
             returns |= {(scheme, paid): value for (other, paid), value in returns.items() if other == "branched"}
             continue
         samples = model_return_samples(
@@ -182,7 +183,7 @@ def measure(
             training.policy,
             data,
             discount=config.discount,
-            rollout_length=None if scheme == "full" else config.rollout_length,
+            rollout_length=None if scheme == "full" else length,
             scheme="exact" if scheme == "branched-exact" else "averaged",
             dynamics=dynamics,
             generator=generator,
@@ -246,7 +247,8 @@ def checks_of(training: Training, measured: Measured, true_return: Interval, on_
         vacuous = discrepancy >= VACUOUS_SHARE * trivial[learned]
         rows.append(Check(name, scheme, learned, discrepancy, vacuous, gap, tightness, verdict, reason))
 
-    for length, scheme in ((config.rollout_length, "branched"), (None, "full")):
+    branched = config.rollout_length_at(training.steps)
+    for length, scheme in ((branched, "branched"), (None, "full")):
         value = bounds.certificate(
             measured.model_error.upper,
             measured.policy_divergence.upper,
@@ -268,7 +270,7 @@ def checks_of(training: Training, measured: Measured, true_return: Interval, on_
                 discount=config.discount,
                 model_error=model_error,
                 policy_divergence=divergence,
-                rollout_length=config.rollout_length,
+                rollout_length=branched,
                 reward_max=(high - low) / 2 if ours else max(abs(low), abs(high)),
             )
         )
@@ -293,7 +295,7 @@ def check(config: CheckConfig) -> dict[str, Any]:
         "steps": training.steps,
         "complete": directory.complete,
         "gamma": training.config.discount,
-        "k": training.config.rollout_length,
+        "k": training.config.rollout_length_at(training.steps),
         "horizon": training.horizon,
         "episodes": config.episodes,
         "confidence": config.confidence,
@@ -308,7 +310,12 @@ def check(config: CheckConfig) -> dict[str, Any]:
     episodes: dict[DataPolicy, Trajectories] = {}
     for (name, policy), seed in zip(policies.items(), seeds, strict=False):
         episodes[name] = run_episodes(
-            training.config.env_id, policy, config.episodes, seed=int(seed), generator=generator
+            training.config.env_id,
+            policy,
+            config.episodes,
+            seed=int(seed),
+            generator=generator,
+            options=training.options,
         )
         progress.update()
     returns = episodes["current"].returns(training.config.discount)

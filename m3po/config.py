@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-Algorithm = Literal["m3po", "m3po-full"]
+Algorithm = Literal["m3po", "m3po-h", "m3po-full"]
 
 
 @dataclass(frozen=True)
@@ -21,10 +22,19 @@ class Config:
     """Where everything about the run is written; must not exist yet (or hold this very run, with --resume)."""
     env_id: str = "m3po/SwitchingPointMass-v0"
     """Gymnasium id; environments of this project register themselves."""
+    env_options: str = "{}"
+    """What to build the environment with, as a JSON object: '{"observe_reward": true}' puts rewards into histories."""
     algorithm: Algorithm = "m3po"
-    """m3po: k-step branched rollouts. m3po-full: rollouts from initial histories to the horizon, as in the paper."""
+    """m3po: k-step branched rollouts. m3po-h: the same, and the share of fictitious data in the updates falls to
+    --final-model-share. m3po-full: rollouts from initial histories to the horizon. All three as in the paper."""
     rollout_length: int = 1
     """k, model steps per branched rollout, >= 1 (m3po-full does not use it)."""
+    final_rollout_length: int | None = None
+    """k grows linearly (rounded down) to this, as in MBPO, between the two steps below; constant when not given."""
+    rollout_growth_start: int = 0
+    """Real step at which k starts to grow."""
+    rollout_growth_end: int | None = None
+    """Real step at which k is full-grown; the end of the run when not given."""
     total_steps: int = 7000
     """Real environment steps, the initial random ones included."""
     seed: int = 0
@@ -35,11 +45,16 @@ class Config:
     """CPU threads for torch; two runs with one thread each beat one run with two."""
     resume: bool = False
     """Go on from the last checkpoint of this run directory."""
+    from_previous: bool = False
+    """With --resume: go on from the checkpoint before the last, when the last is damaged."""
 
     discount: float = 0.95
     """gamma in [0, 1), of the soft actor-critic and of the returns in the guarantee."""
     history_length: int = 8
-    """L, past steps in the truncated history; 0 makes every network memoryless."""
+    """L, past steps in the truncated history; 0 makes every network memoryless, and M3PO is MBPO."""
+    context_training: Literal["model", "critic"] = "model"
+    """What trains the encoder that policy and critics read: the model's loss (one encoder for all, as in Figure 5; its
+    encodings are stored), or the critics' own loss (a second encoder; slower)."""
     context_size: int = 32
     """Hidden units of the GRU that encodes the history."""
     width: int = 64
@@ -54,6 +69,8 @@ class Config:
 
     ensemble_size: int = 5
     """B, members of the model."""
+    elites: int | None = None
+    """Members with the smallest held-out losses that make up the model, 1..B; all when not given."""
     model_learning_rate: float = 2e-3
     """Adam's, for the model and its encoder."""
     model_weight_decay: float = 0.3
@@ -80,10 +97,16 @@ class Config:
     model_buffer_size: int = 20000
     """Capacity of D_model, in transitions."""
 
+    model_share: float = 1.0
+    """Share of every update's batch that comes from D_model, in [0, 1]; the rest is real (MBPO uses 0.95)."""
+    final_model_share: float = 0.5
+    """Only m3po-h: the share falls linearly over the run, from --model-share to this, in [0, --model-share] (ours; the
+    paper's schedule is in its unavailable appendix)."""
+
     updates_per_step: int = 4
     """G, soft actor-critic updates per real step."""
     batch_size: int = 128
-    """Fictitious transitions per update."""
+    """Transitions per update."""
     learning_rate: float = 1e-3
     """Adam's, for policy, critics and temperature."""
     final_learning_rate_share: float = 0.1
@@ -91,7 +114,9 @@ class Config:
     target_rate: float = 0.01
     """Step of the target critics towards the critics per update, in (0, 1]."""
     initial_temperature: float = 0.1
-    """Of the entropy bonus; tuned automatically from there."""
+    """Of the entropy bonus."""
+    temperature_tuning: Literal["automatic", "fixed"] = "automatic"
+    """automatic: towards the target entropy. fixed: the temperature stays as it is."""
     target_entropy: float | None = None
     """In nats; minus the number of action coordinates when not given."""
 
@@ -101,6 +126,8 @@ class Config:
     """Episodes of the deterministic policy per epoch, for the learning curve."""
     confidence: float = 0.95
     """Of every interval that is logged, in (0, 1)."""
+    checkpoint_minutes: float = 10.0
+    """A checkpoint is written after every epoch, on Ctrl-C, and within an epoch after so many minutes, > 0."""
 
     def __post_init__(self) -> None:
         at_least = {
@@ -108,7 +135,7 @@ class Config:
             "width": 1, "layers": 1, "initial_random_steps": 1, "epoch_steps": 1, "ensemble_size": 1,
             "model_batch_size": 1, "model_updates": 1, "model_patience": 1, "rollouts_per_step": 1,
             "rollout_interval": 1, "model_buffer_size": 1, "updates_per_step": 1, "batch_size": 1,
-            "measure_episodes": 2, "evaluation_episodes": 2,
+            "measure_episodes": 2, "evaluation_episodes": 2, "rollout_growth_start": 0,
         }  # fmt: skip
         for name, least in at_least.items():
             if getattr(self, name) < least:
@@ -121,12 +148,12 @@ class Config:
         for name in ("holdout", "confidence"):
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"{flag(name)} must be in (0, 1), got {getattr(self, name)}")
-        for name in ("model_learning_rate", "learning_rate", "initial_temperature"):
+        for name in ("model_learning_rate", "learning_rate", "initial_temperature", "checkpoint_minutes"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise ValueError(f"{flag(name)} must be a finite number > 0, got {getattr(self, name)}")
         if not 0 <= self.model_weight_decay < math.inf:
             raise ValueError(f"--model-weight-decay must be a finite number >= 0, got {self.model_weight_decay}")
-        for name in ("forgetting", "start_share"):
+        for name in ("forgetting", "start_share", "model_share", "final_model_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{flag(name)} must be in [0, 1], got {getattr(self, name)}")
         if self.target_entropy is not None and not math.isfinite(self.target_entropy):
@@ -134,6 +161,23 @@ class Config:
         for name in ("target_rate", "final_learning_rate_share"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"{flag(name)} must be in (0, 1], got {getattr(self, name)}")
+        if self.elites is not None and not 1 <= self.elites <= self.ensemble_size:
+            raise ValueError(f"--elites must be in 1..{self.ensemble_size} (--ensemble-size), got {self.elites}")
+        if self.final_rollout_length is not None and self.final_rollout_length < self.rollout_length:
+            raise ValueError(
+                f"--final-rollout-length must be >= {self.rollout_length} (--rollout-length), "
+                f"got {self.final_rollout_length}"
+            )
+        if self.rollout_growth_end is not None and self.rollout_growth_end < self.rollout_growth_start:
+            raise ValueError(
+                f"--rollout-growth-end must be >= {self.rollout_growth_start} (--rollout-growth-start), "
+                f"got {self.rollout_growth_end}"
+            )
+        if self.algorithm == "m3po-h" and self.final_model_share > self.model_share:
+            raise ValueError(
+                f"--final-model-share must be <= {self.model_share} (--model-share), got {self.final_model_share}"
+            )
+        self.environment_options()
         if self.initial_random_steps > self.total_steps:
             raise ValueError(
                 f"--initial-random-steps must be <= --total-steps, got {self.initial_random_steps} > {self.total_steps}"
@@ -142,6 +186,37 @@ class Config:
             raise ValueError(
                 f"--rollout-interval must be <= --epoch-steps, got {self.rollout_interval} > {self.epoch_steps}"
             )
+
+    def environment_options(self) -> dict[str, Any]:
+        """``env_options`` as keyword arguments.
+
+        Raises:
+            ValueError: when it is no JSON object.
+        """
+        try:
+            options = json.loads(self.env_options)
+        except ValueError as error:
+            raise ValueError(f"--env-options must be a JSON object, got {self.env_options}") from error
+        if not isinstance(options, dict):
+            raise ValueError(f"--env-options must be a JSON object, got {self.env_options}")
+        return options
+
+    def rollout_length_at(self, step: int) -> int:
+        """k after ``step`` real steps: k_0 + floor((k_1 - k_0) (step - start)/(end - start)), within [k_0, k_1]."""
+        if self.final_rollout_length is None:
+            return self.rollout_length
+        start, end = self.rollout_growth_start, self.rollout_growth_end
+        passed, whole = step - start, (self.total_steps if end is None else end) - start
+        growth = self.final_rollout_length - self.rollout_length
+        if passed >= whole:
+            return self.final_rollout_length
+        return self.rollout_length + growth * max(passed, 0) // whole
+
+    def model_share_at(self, step: int) -> float:
+        """Share of D_model in a batch after ``step`` real steps."""
+        if self.algorithm != "m3po-h":
+            return self.model_share
+        return self.model_share + (self.final_model_share - self.model_share) * min(step / self.total_steps, 1.0)
 
 
 def flag(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,13 +46,15 @@ def make_environment(env_id: str, **options: Any) -> gym.Env[Any, Any]:
     """gym.make with one-line errors.
 
     Raises:
-        ValueError: for an unknown id, an environment without time limit, spaces that are not flat boxes, or actions
-            without finite bounds.
+        ValueError: for an unknown id or option, an environment without time limit, spaces that are not flat boxes, or
+            actions without finite bounds.
     """
     try:
         environment = gym.make(env_id, **options)
     except (gym.error.Error, ImportError) as error:
         raise ValueError(f"unknown environment {env_id!r}: {error}") from error
+    except TypeError as error:
+        raise ValueError(f"{env_id} does not take the options {options}: {error}") from error
     spaces = (environment.observation_space, environment.action_space)
     if not all(isinstance(space, gym.spaces.Box) and len(space.shape) == 1 for space in spaces):
         raise ValueError(f"{env_id} has no flat Box observations and actions: {spaces}")
@@ -82,6 +85,7 @@ def run_episodes(
     seed: int,
     generator: torch.Generator,
     deterministic: bool = False,
+    options: Mapping[str, Any] | None = None,
 ) -> Trajectories:
     """Run ``episodes`` whole episodes of a fixed policy.
 
@@ -92,10 +96,11 @@ def run_episodes(
         seed: of the environments.
         generator: of the actions.
         deterministic: take the mean of the policy instead of a sample.
+        options: what to build the environment with.
     """
     if episodes < 1:
         raise ValueError(f"episodes must be >= 1, got {episodes}")
-    environments = gym.make_vec(env_id, num_envs=episodes)
+    environments = gym.make_vec(env_id, num_envs=episodes, **(options or {}))
     assert environments.spec is not None
     horizon = environments.spec.max_episode_steps
     space = environments.single_action_space

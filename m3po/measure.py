@@ -6,8 +6,7 @@ and the N rows are the iid units that a confidence interval may count.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from bounds.confidence import Interval, betting, simultaneous
 from bounds.divergence import diagonal_gaussian_tv_bounds, midpoint_sample_tv, one_sample_tv
+from m3po.context_encoder import ContextEncoder
 from m3po.envs.protocol import CertifiableDynamics, FilteredDynamics, KnownReward
 from m3po.evaluate import Trajectories, to_tensor
 from m3po.model import EnsembleModel
@@ -39,6 +39,7 @@ class EncodedTrajectories:
     windows: Windows
     actions: Tensor
     next_observations: Tensor
+    _features: dict[ContextEncoder, Tensor] = field(default_factory=dict)
 
     @staticmethod
     def of(trajectories: Trajectories, history_length: int, device: torch.device) -> EncodedTrajectories:
@@ -52,14 +53,13 @@ class EncodedTrajectories:
         )
         return EncodedTrajectories(trajectories, windows, actions, following)
 
-    def evaluate(self, function: Callable[[Windows, Tensor, Tensor], Tensor]) -> Tensor:
-        """``function(windows, actions, next_observations)`` of all N * H steps, some at a time to save memory."""
-        rows = torch.arange(len(self.actions), device=self.actions.device)
-        parts = [
-            function(self.windows.select(part), self.actions[part], self.next_observations[part])
-            for part in rows.split(ROWS_AT_A_TIME)
-        ]
-        return torch.cat(parts)
+    @torch.no_grad()
+    def features(self, encoder: ContextEncoder) -> Tensor:
+        """The encodings of all N * H windows, [N * H, F], computed once: the encoder must not be trained meanwhile."""
+        if encoder not in self._features:
+            parts = torch.arange(len(self.actions), device=self.actions.device).split(ROWS_AT_A_TIME)
+            self._features[encoder] = torch.cat([encoder(self.windows.select(part)) for part in parts])
+        return self._features[encoder]
 
     def per_step(self, values: Tensor) -> Array:
         """[N * H] -> [N, H], zero after the end of an episode."""
@@ -82,13 +82,9 @@ def history_log_density(dynamics: FilteredDynamics, trajectories: Trajectories, 
 @torch.no_grad()
 def model_log_density(model: EnsembleModel, data: EncodedTrajectories) -> Array:
     """log p_theta(o_{t+1} | h_{L:t}, a_t) of the ensemble's mixture, in nats. Shape [N, H]."""
-    return data.per_step(
-        data.evaluate(
-            lambda windows, actions, following: model.observation_log_density(
-                model.encoder(windows), windows.observation, actions, following
-            )
-        )
-    )
+    whole = (data.features(model.encoder), data.windows.observation, data.actions, data.next_observations)
+    parts = zip(*(values.split(ROWS_AT_A_TIME) for values in whole), strict=True)
+    return data.per_step(torch.cat([model.observation_log_density(*part) for part in parts]))
 
 
 def model_error_samples(log_density: Array, log_model_density: Array, valid: NDArray[np.bool_]) -> Array:
@@ -119,10 +115,7 @@ def policy_divergence_samples(
     """
     if data_policy is policy:
         return np.zeros(data.trajectories.rewards.shape), 0.0
-    moments = [
-        data.evaluate(lambda windows, *_, each=each: torch.cat(each.distribution(windows), dim=1)).chunk(2, dim=1)
-        for each in (data_policy, policy)
-    ]
+    moments = [each.network(data.features(each.encoder)) for each in (data_policy, policy)]
     total = torch.zeros(len(data.actions), dtype=torch.float64)
     for mean, log_std in moments:
         for _ in range(draws):
@@ -141,8 +134,9 @@ def policy_divergence_samples(
 @torch.no_grad()
 def reward_error_samples(model: EnsembleModel, data: EncodedTrajectories, low: float, high: float) -> Array:
     """|r_t - r_theta(h_t, a_t)|, with r_theta clipped to the reward range; its mean bounds e_t by Jensen. [N, H]."""
+    parts = zip(*(values.split(ROWS_AT_A_TIME) for values in (data.features(model.encoder), data.actions)), strict=True)
     predicted = data.per_step(
-        data.evaluate(lambda windows, actions, _: model.expected_reward(model.encoder(windows), actions, low, high))
+        torch.cat([model.expected_reward(features, actions, low, high) for features, actions in parts])
     )
     return np.where(data.trajectories.valid, np.abs(data.trajectories.rewards - predicted), 0.0)
 

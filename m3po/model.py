@@ -15,21 +15,40 @@ LARGEST_DEVIATION = 100.0
 
 
 class EnsembleModel(nn.Module):
-    """p_theta(r, o' | a, h) = (1/B) sum_b N((o' - o, r); mu_b(a, h), diag sigma_b(a, h)^2), in normalised units inside.
+    """p_theta(r, o' | a, h) = (1/E) sum_{b elite} N((o' - o, r); mu_b(a, h), diag sigma_b(a, h)^2), in normalised units
+    inside.
+
+    All B members are trained; the model, its samples and its density, is the mixture of the E elites.
 
     Args:
         encoder: h -> features; trained with the model.
         members: B.
         width, layers: of each member's head.
+        elites: E, 1..B; all when None.
+
+    Attributes:
+        elite: [E] int64, which members make up the model; the first E until ``choose_elites``.
 
     Raises:
-        ValueError: when ``members`` < 1.
+        ValueError: when ``members`` < 1 or ``elites`` is not in 1..members.
     """
 
-    def __init__(self, encoder: ContextEncoder, action_size: int, members: int, width: int, layers: int) -> None:
+    def __init__(
+        self,
+        encoder: ContextEncoder,
+        action_size: int,
+        members: int,
+        width: int,
+        layers: int,
+        elites: int | None = None,
+    ) -> None:
         super().__init__()
         if members < 1:
             raise ValueError(f"ensemble_size must be >= 1, got {members}")
+        if elites is not None and not 1 <= elites <= members:
+            raise ValueError(f"elites must be in 1..{members}, got {elites}")
+        self.register_buffer("elite", torch.arange(members if elites is None else elites))
+        self.elite: Tensor
         self.encoder = encoder
         self.members = members
         observation_size = len(encoder.observation_normaliser.mean)
@@ -39,12 +58,24 @@ class EnsembleModel(nn.Module):
         self.log_variance_high = nn.Parameter(torch.full((observation_size + 1,), 0.5))
         self.log_variance_low = nn.Parameter(torch.full((observation_size + 1,), -8.0))
 
+    def choose_elites(self, losses: Tensor) -> None:
+        """Make the members with the smallest ``losses`` [B] the elites; equal losses go by number."""
+        best = torch.argsort(losses, stable=True)[: len(self.elite)]
+        self.elite.copy_(best.sort().values)
+
     def normalised_moments(self, features: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance of each member's (o' - o, r), normalised. [N, F], [N, A] -> two [B, N, O + 1]."""
         mean, log_variance = self.heads(torch.cat([features, action], dim=1)).chunk(2, dim=-1)
         log_variance = self.log_variance_high - nn.functional.softplus(self.log_variance_high - log_variance)
         log_variance = self.log_variance_low + nn.functional.softplus(log_variance - self.log_variance_low)
         return mean, log_variance
+
+    def elite_moments(self, features: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """``normalised_moments`` of the elites only. Shapes [N, F], [N, A] -> two [E, N, O + 1]."""
+        mean, log_variance = self.normalised_moments(features, action)
+        if len(self.elite) == self.members:
+            return mean, log_variance
+        return mean[self.elite], log_variance[self.elite]
 
     def member_losses(self, features: Tensor, action: Tensor, target: Tensor) -> Tensor:
         """Negative log likelihood in nats (up to a constant), per member and sample.
@@ -59,30 +90,30 @@ class EnsembleModel(nn.Module):
     def observation_log_density(
         self, features: Tensor, observation: Tensor, action: Tensor, next_observation: Tensor
     ) -> Tensor:
-        """log (1/B) sum_b N(o'; ...), in nats and in the environment's units: the density that rollouts sample from.
+        """log (1/E) sum_{b elite} N(o'; ...), in nats and in the environment's units: what rollouts sample from.
 
         Shapes [N, F], [N, O], [N, A], [N, O] -> [N].
         """
-        mean, log_variance = self.normalised_moments(features, action)
+        mean, log_variance = self.elite_moments(features, action)
         size = observation.shape[1]
         normaliser = self.target_normaliser
         target = (next_observation - observation - normaliser.mean[:size]) / normaliser.std[:size]
         log_variance = log_variance[..., :size]
         squares = (target - mean[..., :size]) ** 2 * torch.exp(-log_variance)
         log_densities = -0.5 * (squares + log_variance + math.log(2 * math.pi)) - normaliser.std[:size].log()
-        return torch.logsumexp(log_densities.sum(dim=-1), dim=0) - math.log(self.members)
+        return torch.logsumexp(log_densities.sum(dim=-1), dim=0) - math.log(len(mean))
 
     def sample(
         self, features: Tensor, observation: Tensor, action: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """Draw a member per row, then (o', r) from it. Shapes [N, F], [N, O], [N, A] -> [N, O], [N].
+        """Draw an elite member per row, then (o', r) from it. Shapes [N, F], [N, O], [N, A] -> [N, O], [N].
 
         o' is kept within 100 standard deviations of the data, so that long rollouts of a poor model stay finite. Real
         observations are never out there, so this cannot increase the model's total variation from the truth.
         """
-        mean, log_variance = self.normalised_moments(features, action)
+        mean, log_variance = self.elite_moments(features, action)
         count, device = len(features), features.device
-        member = torch.randint(self.members, (count,), generator=generator, device=device)
+        member = torch.randint(len(mean), (count,), generator=generator, device=device)
         rows = torch.arange(count, device=device)
         noise = torch.randn(count, mean.shape[-1], generator=generator, device=device)
         drawn = mean[member, rows] + torch.exp(0.5 * log_variance[member, rows]) * noise
@@ -93,7 +124,7 @@ class EnsembleModel(nn.Module):
         return next_observation, drawn[:, -1]
 
     def expected_reward(self, features: Tensor, action: Tensor, low: float, high: float) -> Tensor:
-        """r_theta(h, a) = (1/B) sum_b clip(mu_b^r(h, a), low, high). Shapes [N, F], [N, A] -> [N]."""
-        mean, _ = self.normalised_moments(features, action)
+        """r_theta(h, a) = (1/E) sum_{b elite} clip(mu_b^r(h, a), low, high). Shapes [N, F], [N, A] -> [N]."""
+        mean, _ = self.elite_moments(features, action)
         rewards = mean[..., -1] * self.target_normaliser.std[-1] + self.target_normaliser.mean[-1]
         return rewards.clamp(low, high).mean(dim=0)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 
 class StackedLinear(nn.Module):
@@ -22,6 +24,30 @@ class StackedLinear(nn.Module):
         return torch.baddbmm(self.bias, inputs, self.weight)
 
 
+class SwishGate(torch.autograd.Function):
+    """[..., 2 W] = [u, v] -> swish(u) * v, swish(u) = u sigmoid(u). Shape [..., W].
+
+    Autograd would take the derivatives of the two halves into two arrays of zeros and add them up.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor) -> Tensor:
+        ctx.save_for_backward(inputs)
+        gate, value = inputs.chunk(2, dim=-1)
+        return nn.functional.silu(gate).mul_(value)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (inputs,) = ctx.saved_tensors
+        gate, value = inputs.chunk(2, dim=-1)
+        result = torch.empty_like(inputs)
+        for_gate, for_value = result.chunk(2, dim=-1)
+        torch.mul(gradient, nn.functional.silu(gate), out=for_value)
+        for_gate.copy_(torch.ops.aten.silu_backward(gradient * value, gate))
+        return result
+
+
 class Gated(nn.Module):
     """Swish-gated units: swish(u) * v with [u, v] an affine map of x.
 
@@ -34,8 +60,7 @@ class Gated(nn.Module):
         self.linear = linear
 
     def forward(self, inputs: Tensor) -> Tensor:
-        gate, value = self.linear(inputs).chunk(2, dim=-1)
-        return nn.functional.silu(gate) * value
+        return SwishGate.apply(self.linear(inputs))
 
 
 class StackedMLP(nn.Module):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from typing import Any, Generic
 
 import torch
 from torch import Tensor
 
-from m3po.types import Transitions, Windows, token_of
+from m3po.types import Batch, Segments, Windows, newest, rows_of, token_of
 
 
 def windows_ending_at(
@@ -26,9 +27,8 @@ def windows_ending_at(
         N windows, each with the n = min(L, s - first[s]) tokens before its step.
     """
     lengths = (indices - first[indices]).clamp(max=history_length)
-    offsets = torch.arange(history_length, device=indices.device)
-    places = (indices - lengths)[:, None] + offsets
-    used = offsets < lengths[:, None]
+    places = indices[:, None] + torch.arange(-history_length, 0, device=indices.device)
+    used = newest(lengths, history_length)
     gathered = torch.where(used[..., None], tokens[torch.where(used, places, 0)], 0.0)
     return Windows(gathered, lengths, observations[indices])
 
@@ -101,6 +101,12 @@ class EnvironmentBuffer:
         """The histories h_{L:t} before the steps at ``indices`` [N]."""
         return windows_ending_at(indices, self.tokens, self.first, self.observations, self.history_length)
 
+    def segments(self, indices: Tensor) -> Segments:
+        """The real transitions at ``indices`` [N] with their past."""
+        windows = self.windows(indices)
+        tokens = torch.cat([windows.tokens, self.tokens[indices, None]], dim=1)
+        return Segments(tokens, windows.lengths, self.rewards[indices], (~self.terminated[indices]).float())
+
     def actions(self, indices: Tensor) -> Tensor:
         """a_t of the steps at ``indices``: [N, A]."""
         size = self._observation_size
@@ -127,28 +133,26 @@ class EnvironmentBuffer:
             getattr(self, name)[: self.size] = values
 
 
-class ModelBuffer:
-    """D_model: the newest ``capacity`` encoded transitions.
+class ModelBuffer(Generic[Batch]):
+    """D_model: the newest ``capacity`` fictitious transitions, either encoded (Transitions) or as they are (Segments).
 
-    They are encodings, so they die with the encoder that made them: ``clear`` after every training of the model.
+    Encodings die with the encoder that made them: ``clear`` after every training of the model. The arrays are laid out
+    by the first batch.
+
+    Attributes:
+        size: transitions stored.
     """
 
-    def __init__(self, capacity: int, feature_size: int, action_size: int, *, device: torch.device) -> None:
+    def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.size = 0
         self._next = 0
-        self._store = Transitions(
-            features=torch.zeros(capacity, feature_size, device=device),
-            action=torch.zeros(capacity, action_size, device=device),
-            reward=torch.zeros(capacity, device=device),
-            next_features=torch.zeros(capacity, feature_size, device=device),
-            not_terminal=torch.zeros(capacity, device=device),
-        )
+        self._store: Batch | None = None
 
     def clear(self) -> None:
         self.size = self._next = 0
 
-    def add(self, batch: Transitions) -> None:
+    def add(self, batch: Batch) -> None:
         """Append N transitions, N <= capacity, over the oldest.
 
         Raises:
@@ -157,19 +161,37 @@ class ModelBuffer:
         count = len(batch.reward)
         if count > self.capacity:
             raise ValueError(f"{count} transitions do not fit into a model buffer of {self.capacity}")
-        places = (self._next + torch.arange(count, device=batch.reward.device)) % self.capacity
-        for field in fields(Transitions):
-            getattr(self._store, field.name)[places] = getattr(batch, field.name)
+        if self._store is None:
+            self._store = type(batch)(
+                **{name: value.new_zeros(self.capacity, *value.shape[1:]) for name, value in vars(batch).items()}
+            )
+        until_end = min(count, self.capacity - self._next)
+        for field in fields(batch):
+            stored, added = getattr(self._store, field.name), getattr(batch, field.name)
+            stored[self._next : self._next + until_end] = added[:until_end]
+            stored[: count - until_end] = added[until_end:]
         self._next = (self._next + count) % self.capacity
         self.size = min(self.size + count, self.capacity)
 
-    def sample(self, count: int, generator: torch.Generator) -> Transitions:
+    def sample(self, count: int, generator: torch.Generator) -> Batch:
         """``count`` transitions, uniformly with replacement.
 
         Raises:
             ValueError: when the buffer is empty.
         """
-        if self.size == 0:
+        if self._store is None or self.size == 0:
             raise ValueError("the model buffer is empty")
-        rows = torch.randint(self.size, (count,), generator=generator, device=self._store.reward.device)
-        return Transitions(**{field.name: getattr(self._store, field.name)[rows] for field in fields(Transitions)})
+        device = self._store.reward.device
+        return rows_of(self._store, torch.randint(self.size, (count,), generator=generator, device=device))
+
+    def state(self) -> dict[str, Any]:
+        """The used part of every array, for a checkpoint; they lie in the ring's order."""
+        arrays = {} if self._store is None else vars(rows_of(self._store, slice(self.size)))
+        return {"next": self._next, "arrays": {name: value.clone() for name, value in arrays.items()}}
+
+    def load_state(self, state: dict[str, Any], kind: type[Batch]) -> None:
+        """Inverse of ``state``; ``kind`` is what the buffer holds."""
+        self.clear()
+        if state["arrays"]:
+            self.add(kind(**state["arrays"]))
+        self._next = state["next"]

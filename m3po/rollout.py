@@ -12,7 +12,7 @@ from torch import Tensor
 
 from m3po.model import EnsembleModel
 from m3po.policy import HistoryPolicy
-from m3po.types import Transitions, Windows
+from m3po.types import Segments, Transitions, Windows
 
 Terminated = Callable[[Tensor], Tensor]
 
@@ -37,12 +37,19 @@ class ModelStep:
     Attributes:
         rows: [n] int64, which of the starts these rollouts came from.
         windows: the n histories before the step.
-        transitions: what was done there and what came of it, encoded.
+        transitions: what was done there and what came of it, encoded by the model's encoder.
+        next_observation: [n, O].
     """
 
     rows: Tensor
     windows: Windows
     transitions: Transitions
+    next_observation: Tensor
+
+    def segments(self) -> Segments:
+        """The same n transitions, not encoded."""
+        step = self.transitions
+        return Segments.of(self.windows, step.action, self.next_observation, step.reward, step.not_terminal)
 
 
 @torch.no_grad()
@@ -60,32 +67,32 @@ def model_steps(
     terminate are dropped from later steps; the last yield may come before step k when none is left.
 
     Args:
-        model, policy: their encoders must be the same object.
+        model, policy: a policy that reads the model's own encoder (the same object) shares its encodings.
         starts: the N histories to branch from.
         rollout_length: k >= 1.
         generator: source of all randomness.
         terminated: o' [N, O] -> [N] booleans.
 
     Raises:
-        ValueError: when k < 1 or the policy reads another encoder than the model.
+        ValueError: when k < 1.
     """
     if rollout_length < 1:
         raise ValueError(f"rollout_length must be >= 1, got {rollout_length}")
-    if policy.encoder is not model.encoder:
-        raise ValueError("model_steps needs a policy on the model's own encoder")
     windows, features = starts, model.encoder(starts)
     rows = torch.arange(len(features), device=features.device)
     for _ in range(rollout_length):
-        mean, log_std = policy.network(features)
+        shared = policy.encoder is model.encoder
+        mean, log_std = policy.network(features if shared else policy.encoder(windows))
         noise = torch.randn(mean.shape, generator=generator, device=mean.device)
         action = torch.tanh(mean + torch.exp(log_std) * noise)
         next_observation, reward = model.sample(features, windows.observation, action, generator)
         following = windows.push(action, next_observation)
         next_features = model.encoder(following)
         ended = terminated(next_observation)
-        yield ModelStep(rows, windows, Transitions(features, action, reward, next_features, (~ended).float()))
+        transitions = Transitions(features, action, reward, next_features, (~ended).float())
+        yield ModelStep(rows, windows, transitions, next_observation)
         windows, features = following, next_features
-        if ended.any():
+        if terminated is not never_terminated and ended.any():
             windows, features, rows = windows.select(~ended), features[~ended], rows[~ended]
             if len(features) == 0:
                 return

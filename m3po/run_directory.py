@@ -11,6 +11,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import metadata
@@ -21,9 +22,10 @@ import torch
 
 from m3po.config import Config
 
-FORMAT = 1
+FORMAT = 2
 # Where a run lives and whether it is being resumed are not part of what it is.
-_NOT_IDENTITY = ("run_dir", "resume")
+_NOT_IDENTITY = ("run_dir", "resume", "from_previous")
+LAST, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 
 
 def _replace_atomically(path: Path, data: bytes) -> None:
@@ -33,7 +35,17 @@ def _replace_atomically(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-    partial.replace(path)
+    _rename(partial, path)
+
+
+def _rename(source: Path, target: Path) -> None:
+    """Rename over ``target``, and make that survive a loss of power too."""
+    source.replace(target)
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def _fits(value: object, hint: Any) -> bool:
@@ -95,6 +107,7 @@ class RunDirectory:
     Attributes:
         path: the directory.
         config: the run's configuration, with ``run_dir`` set to ``path``.
+        checkpoint_cost: ``checkpoint_seconds`` and ``checkpoint_bytes`` of the last one written, for the metrics.
     """
 
     def __init__(self, path: Path, config: Config) -> None:
@@ -102,6 +115,7 @@ class RunDirectory:
         self.config = config
         self._lock: Any = None
         self._events: Any = None
+        self.checkpoint_cost: dict[str, float] = {}
 
     @classmethod
     def create(cls, config: Config) -> RunDirectory:
@@ -246,33 +260,80 @@ class RunDirectory:
             raise ValueError(f"{file} has no row for step {step}, where the checkpoint is")
         _replace_atomically(file, "".join(json.dumps(row) + "\n" for row in kept).encode())
 
+    def record_restart(self, step: int) -> None:
+        """Note in the provenance of this session that its first episode is not the one that was interrupted."""
+        file = self.path / "provenance.json"
+        sessions = _read_json(file)
+        sessions[-1]["episode_given_up_at_step"] = step
+        _replace_atomically(file, json.dumps(sessions, indent=2).encode())
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is a last or a previous checkpoint, damaged or not."""
+        return (self.path / LAST).exists() or (self.path / PREVIOUS).exists()
+
     def save_checkpoint(self, state: dict[str, Any]) -> None:
-        """Replace checkpoint.pt atomically. ``state``: nested dicts and lists of tensors, numbers, strings and None.
+        """Replace checkpoint.pt atomically and keep the one before as checkpoint.previous.pt.
 
-        The file is torch's archive and, behind it, a SHA-256 of it and of the run's settings: the archive's own
-        checksums leave out its directory, and a checkpoint of another run must not be taken for one of this.
+        The file is torch's archive and, behind it, two SHA-256: of the archive, whose own checksums leave out its
+        directory, and of the run's settings, since a checkpoint of another run must not be taken for one of this.
+
+        Args:
+            state: nested dicts and lists of tensors, numbers, strings and None.
         """
+        began = time.perf_counter()
         archive = io.BytesIO()
-        torch.save(state, archive)
+        torch.save({"format": FORMAT, "state": state}, archive)
         data = archive.getvalue()
-        _replace_atomically(self.path / "checkpoint.pt", data + self._digest(data))
+        last, previous = self.path / LAST, self.path / PREVIOUS
+        if last.exists():
+            spare = previous.with_name(previous.name + ".partial")
+            spare.unlink(missing_ok=True)
+            os.link(last, spare)  # there is a checkpoint.pt at every moment
+            _rename(spare, previous)
+        _replace_atomically(last, data + hashlib.sha256(data).digest() + self._settings_digest())
+        self.checkpoint_cost = {
+            "checkpoint_seconds": time.perf_counter() - began,
+            "checkpoint_bytes": last.stat().st_size,
+        }
 
-    def _digest(self, data: bytes) -> bytes:
-        return hashlib.sha256(data + json.dumps(_identity(self.config), sort_keys=True).encode()).digest()
+    def _settings_digest(self) -> bytes:
+        return hashlib.sha256(json.dumps(_identity(self.config), sort_keys=True).encode()).digest()
 
-    def load_checkpoint(self, device: torch.device | str = "cpu") -> dict[str, Any]:
-        """What ``save_checkpoint`` was given.
-
-        Raises:
-            ValueError: when there is none, any byte of it is damaged, or it belongs to a run with other settings.
-        """
-        file = self.path / "checkpoint.pt"
+    def _read_checkpoint(self, name: str, device: torch.device | str) -> dict[str, Any]:
+        file = self.path / name
         if not file.is_file():
-            raise ValueError(f"{self.path} has no checkpoint.pt")
+            raise ValueError(f"{self.path} has no {name}")
         content = file.read_bytes()
         size = hashlib.sha256().digest_size
-        data, digest = content[:-size], content[-size:]
-        if self._digest(data) != digest:
-            raise ValueError(f"{file} is damaged, or not a checkpoint of this run: its checksum does not match")
-        state: dict[str, Any] = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
+        data, digest, settings = content[: -2 * size], content[-2 * size : -size], content[-size:]
+        if hashlib.sha256(data).digest() != digest:
+            raise ValueError(f"{file} is damaged: its checksum does not match")
+        if settings != self._settings_digest():
+            raise ValueError(f"{file} is not of this run: it was written with other settings than config.json's")
+        record = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
+        if record.get("format") != FORMAT:
+            raise ValueError(f"{file} has format {record.get('format')}, this version reads format {FORMAT}")
+        state: dict[str, Any] = record["state"]
         return state
+
+    def load_checkpoint(self, device: torch.device | str = "cpu", *, previous: bool = False) -> dict[str, Any]:
+        """What ``save_checkpoint`` was given last, or the time before.
+
+        Raises:
+            ValueError: when there is none, any byte of it is damaged, it belongs to a run with other settings or to
+                another version. Where the previous checkpoint is sound, the message offers it.
+        """
+        if previous:
+            return self._read_checkpoint(PREVIOUS, device)
+        try:
+            return self._read_checkpoint(LAST, device)
+        except ValueError as error:
+            try:
+                spare = self._read_checkpoint(PREVIOUS, "cpu")
+            except ValueError:
+                raise error from None
+            raise ValueError(
+                f"{error}. The one before it, of step {spare['steps']}, is sound: --resume --from-previous continues "
+                "from there"
+            ) from None

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from m3po.context_encoder import ContextEncoder
 from m3po.networks import StackedMLP
 from m3po.policy import GaussianPolicy, squashed_sample
-from m3po.types import Transitions
+from m3po.types import Segments, Transitions
 
 
 def critic_values(critics: StackedMLP, features: Tensor, action: Tensor) -> Tensor:
@@ -64,35 +65,59 @@ class SoftActorCriticSettings:
     Attributes:
         discount: gamma in [0, 1).
         target_rate: step of the target critics towards the critics, in (0, 1].
-        target_entropy: in nats.
-        learning_rate: of Adam, for policy, critics and temperature.
+        target_entropy: in nats; None keeps the temperature fixed.
+        learning_rate: of Adam, for policy, critics, temperature and an encoder trained by the critics.
     """
 
     discount: float
     target_rate: float
-    target_entropy: float
+    target_entropy: float | None
     learning_rate: float
 
 
 class SoftActorCritic:
-    """Policy, twin critics, their targets, temperature, and their optimisers."""
+    """Policy, twin critics, their targets, temperature, and their optimisers.
+
+    Args:
+        encoder: trained by the critics' loss on batches of Segments; None when batches come encoded (Transitions).
+            Policy and target critics use it as it is: one encoding per window serves them all.
+    """
 
     def __init__(
-        self, policy: GaussianPolicy, critics: StackedMLP, settings: SoftActorCriticSettings, initial_temperature: float
+        self,
+        policy: GaussianPolicy,
+        critics: StackedMLP,
+        settings: SoftActorCriticSettings,
+        initial_temperature: float,
+        encoder: ContextEncoder | None = None,
     ) -> None:
         device = next(policy.parameters()).device
         self.policy = policy
         self.critics = critics
+        self.encoder = encoder
         self.target_critics = copy.deepcopy(critics).requires_grad_(False)
         self.log_temperature = torch.full((), initial_temperature, device=device).log().requires_grad_()
         self.settings = settings
-        self.policy_optimiser = torch.optim.Adam(policy.parameters(), lr=settings.learning_rate, fused=True)
-        self.critic_optimiser = torch.optim.Adam(critics.parameters(), lr=settings.learning_rate, fused=True)
-        self.temperature_optimiser = torch.optim.Adam([self.log_temperature], lr=settings.learning_rate)
+        encoded_by = [] if encoder is None else list(encoder.parameters())
+        # Adam treats every element on its own, so one optimiser serves policy and temperature.
+        self.policy_optimiser = torch.optim.Adam(
+            [*policy.parameters(), self.log_temperature], lr=settings.learning_rate, fused=True
+        )
+        self.critic_optimiser = torch.optim.Adam(
+            [*critics.parameters(), *encoded_by], lr=settings.learning_rate, fused=True
+        )
 
-    def update(self, batch: Transitions, generator: torch.Generator) -> dict[str, Tensor]:
-        """One gradient step of critics, policy and temperature; returns detached scalars by name."""
+    def update(self, batch: Transitions | Segments, generator: torch.Generator) -> dict[str, Tensor]:
+        """One gradient step of critics, policy and temperature; returns detached scalars by name.
+
+        Raises:
+            ValueError: when the batch is not encoded and there is no encoder.
+        """
         settings = self.settings
+        if isinstance(batch, Segments):
+            if self.encoder is None:
+                raise ValueError("a batch of Segments needs a soft actor-critic with an encoder")
+            batch = self.encoder.transitions(batch)
         temperature = self.log_temperature.detach().exp()
         noise = torch.randn(2, *batch.action.shape, generator=generator, device=batch.action.device)
 
@@ -103,16 +128,16 @@ class SoftActorCritic:
         self.critic_optimiser.step()
 
         self.critics.requires_grad_(False)
-        loss_pi, mean_log_density = policy_loss(self.policy, self.critics, batch.features, temperature, noise[1])
+        loss_pi, mean_log_density = policy_loss(
+            self.policy, self.critics, batch.features.detach(), temperature, noise[1]
+        )
         self.policy_optimiser.zero_grad()
-        loss_pi.backward()
+        if settings.target_entropy is None:
+            loss_pi.backward()
+        else:
+            (loss_pi + temperature_loss(self.log_temperature, mean_log_density, settings.target_entropy)).backward()
         self.policy_optimiser.step()
         self.critics.requires_grad_(True)
-
-        loss_t = temperature_loss(self.log_temperature, mean_log_density, settings.target_entropy)
-        self.temperature_optimiser.zero_grad()
-        loss_t.backward()
-        self.temperature_optimiser.step()
 
         with torch.no_grad():
             torch._foreach_lerp_(
@@ -127,19 +152,16 @@ class SoftActorCritic:
         }
 
     def set_learning_rate(self, learning_rate: float) -> None:
-        """Of all three optimisers, from now on."""
+        """Of all optimisers, from now on."""
         for optimiser in self.optimisers().values():
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate
 
     def modules(self) -> dict[str, nn.Module]:
         """What a checkpoint stores of the networks."""
-        return {"policy": self.policy, "critics": self.critics, "target_critics": self.target_critics}
+        encoder = {} if self.encoder is None else {"encoder": self.encoder}
+        return {"policy": self.policy, "critics": self.critics, "target_critics": self.target_critics, **encoder}
 
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         """What a checkpoint stores of the optimisers."""
-        return {
-            "policy": self.policy_optimiser,
-            "critics": self.critic_optimiser,
-            "temperature": self.temperature_optimiser,
-        }
+        return {"policy": self.policy_optimiser, "critics": self.critic_optimiser}

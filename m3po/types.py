@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -13,7 +15,8 @@ class Windows:
     """N truncated histories h_{L:t} = (o_{t-n}, a_{t-n}, ..., o_t), n = min(t, L).
 
     A step of the past is one token (o_s, a_s, o_{s+1} - o_s). The difference adds nothing that is not in h_t; it spares
-    the encoder from subtracting. Tokens fill the first ``lengths`` places in time order and the rest is zero.
+    the encoder from subtracting. The newest token stands last, the ``lengths`` newest places are used and those before
+    them are zero, so that one step in time is one place to the left.
 
     Attributes:
         tokens: [N, L, 2 O + A], in the environment's units.
@@ -39,26 +42,22 @@ class Windows:
         if limit == 0:
             return Windows(self.tokens, self.lengths, next_observation)
         token = token_of(self.observation, action, next_observation)
-        full = self.lengths == limit
-        tokens = torch.where(full[:, None, None], self.tokens.roll(-1, dims=1), self.tokens)
-        rows = torch.arange(len(tokens), device=tokens.device)
-        tokens[rows, self.lengths.clamp(max=limit - 1)] = token
+        tokens = torch.cat([self.tokens[:, 1:], token[:, None]], dim=1)
         return Windows(tokens, (self.lengths + 1).clamp(max=limit), next_observation)
 
     def forget(self, lengths: Tensor) -> Windows:
         """Keep only the newest ``lengths`` [N] tokens of each window (0 <= lengths <= self.lengths)."""
-        limit = self.tokens.shape[1]
-        if limit == 0:
-            return self
-        offsets = torch.arange(limit, device=self.tokens.device)
-        places = (offsets + (self.lengths - lengths)[:, None]).clamp(max=limit - 1)
-        kept = torch.gather(self.tokens, 1, places[..., None].expand_as(self.tokens))
-        tokens = torch.where((offsets < lengths[:, None])[..., None], kept, 0.0)
-        return Windows(tokens, lengths, self.observation)
+        kept = newest(lengths, self.tokens.shape[1])
+        return Windows(torch.where(kept[..., None], self.tokens, 0.0), lengths, self.observation)
 
     def select(self, rows: Tensor) -> Windows:
         """The windows at ``rows`` (indices or booleans)."""
         return Windows(self.tokens[rows], self.lengths[rows], self.observation[rows])
+
+
+def newest(lengths: Tensor, limit: int) -> Tensor:
+    """Which of ``limit`` places the ``lengths`` [N] newest are. Shape [N, limit], booleans."""
+    return torch.arange(limit, device=lengths.device) >= limit - lengths[:, None]
 
 
 def token_of(observation: Tensor, action: Tensor, next_observation: Tensor) -> Tensor:
@@ -83,3 +82,46 @@ class Transitions:
     reward: Tensor
     next_features: Tensor
     not_terminal: Tensor
+
+
+@dataclass(frozen=True)
+class Segments:
+    """N transitions as they happened, each with its past: h_{L:t} and the step to o_{t+1}, not encoded.
+
+    The last token is the step (o_t, a_t, o_{t+1} - o_t) itself and the L before it are h_{L:t}'s, so the last L are
+    h_{L:t+1}'s: both windows are read from the same tokens.
+
+    Attributes:
+        tokens: [N, L + 1, 2 O + A], in the environment's units; of the first L the ``lengths`` newest are used.
+        lengths: [N] int64, past steps of h_{L:t}, in 0..L.
+        reward: [N].
+        not_terminal: [N], as in Transitions.
+    """
+
+    tokens: Tensor
+    lengths: Tensor
+    reward: Tensor
+    not_terminal: Tensor
+
+    @staticmethod
+    def of(
+        windows: Windows, action: Tensor, next_observation: Tensor, reward: Tensor, not_terminal: Tensor
+    ) -> Segments:
+        """The steps that follow the given windows."""
+        token = token_of(windows.observation, action, next_observation)
+        tokens = torch.cat([windows.tokens, token[:, None]], dim=1)
+        return Segments(tokens, windows.lengths, reward, not_terminal)
+
+
+Batch = TypeVar("Batch", Transitions, Segments)
+
+
+def rows_of(batch: Batch, rows: Tensor | slice) -> Batch:
+    """The same record of only some ``rows``."""
+    return type(batch)(**{field.name: getattr(batch, field.name)[rows] for field in fields(batch)})
+
+
+def joined(batches: Sequence[Batch]) -> Batch:
+    """Several records of one kind after one another."""
+    names = [field.name for field in fields(batches[0])]
+    return type(batches[0])(**{name: torch.cat([getattr(batch, name) for batch in batches]) for name in names})

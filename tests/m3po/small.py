@@ -79,11 +79,11 @@ def filled_buffer(
 
 
 def assert_window(windows: Windows, row: int, tokens: list[list[float]], observation: list[float]) -> None:
-    """Row ``row`` holds exactly these tokens, then zeros, and this observation."""
+    """Row ``row`` holds zeros and then exactly these tokens, and this observation."""
     assert windows.lengths[row] == len(tokens)
     expected = torch.zeros_like(windows.tokens[row])
     if tokens:
-        expected[: len(tokens)] = torch.tensor(tokens)
+        expected[-len(tokens) :] = torch.tensor(tokens)
     torch.testing.assert_close(windows.tokens[row], expected, rtol=0, atol=1e-6)
     torch.testing.assert_close(windows.observation[row], torch.tensor(observation), rtol=0, atol=0)
 

@@ -19,21 +19,25 @@ def config(**changes: Any) -> Config:
 AT_LEAST_ONE = [
     "rollout_length", "total_steps", "threads", "context_size", "width", "layers", "initial_random_steps",
     "epoch_steps", "ensemble_size", "model_batch_size", "model_updates", "model_patience", "rollouts_per_step",
-    "rollout_interval", "model_buffer_size", "updates_per_step", "batch_size",
+    "rollout_interval", "model_buffer_size", "updates_per_step", "batch_size", "final_rollout_length", "elites",
 ]  # fmt: skip
 BAD = [
     *[(name, 0) for name in AT_LEAST_ONE],
     ("seed", -1), ("seed", 2**63), ("threads", 10**6), ("history_length", -1), ("measure_episodes", 1),
-    ("evaluation_episodes", 1),
+    ("evaluation_episodes", 1), ("rollout_growth_start", -1), ("rollout_growth_end", -1), ("elites", 6),
     *[("discount", value) for value in (1.0, 1.5, -0.1, math.nan)],
     *[(name, value) for name in ("holdout", "confidence") for value in (0.0, 1.0, math.nan)],
     *[
         (name, value)
-        for name in ("model_learning_rate", "learning_rate", "initial_temperature")
+        for name in ("model_learning_rate", "learning_rate", "initial_temperature", "checkpoint_minutes")
         for value in (0.0, -1.0, math.inf, math.nan)
     ],
     *[("model_weight_decay", value) for value in (-0.1, math.inf, math.nan)],
-    *[(name, value) for name in ("start_share", "forgetting") for value in (-0.1, 1.1, math.nan)],
+    *[
+        (name, value)
+        for name in ("start_share", "forgetting", "model_share", "final_model_share")
+        for value in (-0.1, 1.1, math.nan)
+    ],
     *[(name, value) for name in ("target_rate", "final_learning_rate_share") for value in (0.0, 1.1, math.nan)],
     *[("target_entropy", value) for value in (math.inf, math.nan)],
 ]  # fmt: skip
@@ -52,7 +56,7 @@ def test_a_bad_value_is_named(name: str, value: float) -> None:
 def test_every_number_of_the_config_has_a_range() -> None:
     """A new field must not slip in without one."""
     numbers = {
-        name for name, hint in get_type_hints(Config).items() if hint in (int, float, float | None)
+        name for name, hint in get_type_hints(Config).items() if hint in (int, int | None, float, float | None)
     }  # fmt: skip
     assert numbers == {name for name, _ in BAD}
 

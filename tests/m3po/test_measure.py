@@ -77,6 +77,7 @@ class FilterEncoder:
         belief = np.full((count, tasks), 1 / tasks)
         tokens, lengths = windows.tokens.double().numpy(), windows.lengths.numpy()
         for place in range(tokens.shape[1]):
+            used = place >= tokens.shape[1] - lengths
             observation, action, change = np.split(tokens[:, place], [4, 6], axis=1)
             log_likelihoods = np.stack(
                 [
@@ -86,7 +87,7 @@ class FilterEncoder:
                 axis=-1,
             )
             updated = self.dynamics.update_belief(belief, log_likelihoods, 1)
-            belief = np.where((place < lengths)[:, None], updated, belief)
+            belief = np.where(used[:, None], updated, belief)
         return torch.cat([windows.observation.double(), torch.as_tensor(belief)], dim=1)
 
 
@@ -285,7 +286,7 @@ def test_per_step_puts_episodes_in_rows_and_clears_what_is_over():
     np.testing.assert_array_equal(grid, np.where(trajectories.valid, np.arange(1, 19).reshape(3, 6), 0))
     np.testing.assert_array_equal(data.windows.lengths.reshape(3, 6), [[0, 1, 2, 3, 3, 3]] * 3)
     np.testing.assert_allclose(
-        data.windows.tokens[4, 0], np.r_[
+        data.windows.tokens[4, -3], np.r_[
             trajectories.observations[0, 1], trajectories.actions[0, 1],
             trajectories.observations[0, 2] - trajectories.observations[0, 1],
         ], rtol=1e-6, atol=1e-6,
@@ -301,8 +302,12 @@ class GivenMoments:
     def __init__(self, mean: np.ndarray, std: np.ndarray) -> None:
         self.mean, self.std = mean, std
 
-    def distribution(self, windows: Windows) -> tuple[Tensor, Tensor]:
-        rows = windows.observation[:, 0].long()
+    @staticmethod
+    def encoder(windows: Windows) -> Tensor:
+        return windows.observation
+
+    def network(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        rows = features[:, 0].long()
         return torch.as_tensor(self.mean).float()[rows], torch.as_tensor(np.log(self.std)).float()[rows]
 
 
@@ -462,7 +467,8 @@ class CountingEncoder:
 
     def __call__(self, windows: Windows) -> Tensor:
         weights = torch.tensor([0.3, -0.7, 0.2])
-        places = 1.0 + torch.arange(windows.tokens.shape[1])
+        limit = windows.tokens.shape[1]
+        places = 1.0 + torch.arange(limit) - (limit - windows.lengths[:, None])  # the oldest used counts once
         past = (windows.tokens @ weights * places).sum(dim=1, keepdim=True)
         return torch.cat([windows.observation, past, windows.lengths[:, None].float()], dim=1)
 

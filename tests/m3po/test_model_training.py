@@ -12,8 +12,9 @@ from torch import Tensor
 
 from m3po.config import Config
 from m3po.context_encoder import ContextEncoder
+from m3po.health import DivergenceError
 from m3po.model import EnsembleModel
-from m3po.model_training import BOUND_WEIGHT, held_out_loss, train_model
+from m3po.model_training import BOUND_WEIGHT, Examples, judge, train_model
 from m3po.replay_buffer import EnvironmentBuffer
 from m3po.types import Windows
 from tests.m3po.small import ACTION, CPU, OBSERVATION, episodes_of, filled_buffer
@@ -65,8 +66,8 @@ def test_one_step_descends_the_loss_weighted_by_each_members_bootstrap_counts() 
 
     buffer.actions = spy  # type: ignore[method-assign]
     train(model, buffer, config)
-    # Held-out loss, the one batch, held-out loss.
-    assert len(drawn) == 3
+    # What judges the model, and the one batch.
+    assert len(drawn) == 2
     batch = drawn[1]
     assert len(batch) == config.model_batch_size
 
@@ -100,19 +101,18 @@ def test_held_out_transitions_are_never_trained_on_and_always_judge() -> None:
     buffer = filled_buffer(episodes_of([20, 20], seed=0), 3, holdout=0.4)
     held_out = set(buffer.held_out.nonzero()[:, 0].tolist())
     assert 5 < len(held_out) < 35
-    trained: set[int] = set()
+    calls: list[set[int]] = []
     windows = buffer.windows
 
     def spy(indices: Tensor) -> Windows:
-        if torch.is_grad_enabled():
-            trained.update(indices.tolist())
-        else:
-            assert set(indices.tolist()) == held_out
+        calls.append(set(indices.tolist()))
         return windows(indices)
 
     buffer.windows = spy  # type: ignore[method-assign]
     train(fresh_model(), buffer, settings(model_updates=60, model_patience=100, start_share=0.3))
-    assert trained == set(range(40)) - held_out
+    judges, *trained = calls
+    assert judges == held_out
+    assert set().union(*trained) == set(range(40)) - held_out
 
 
 def test_start_share_adds_steps_with_a_short_past() -> None:
@@ -121,13 +121,12 @@ def test_start_share_adds_steps_with_a_short_past() -> None:
     windows = buffer.windows
 
     def spy(indices: Tensor) -> Windows:
-        if torch.is_grad_enabled():
-            drawn.append(windows(indices).lengths)
+        drawn.append(windows(indices).lengths)
         return windows(indices)
 
     buffer.windows = spy  # type: ignore[method-assign]
     train(fresh_model(), buffer, settings(model_updates=40, model_patience=100, start_share=0.5))
-    lengths = torch.cat(drawn)
+    lengths = torch.cat(drawn[1:])  # the first are the judges
     assert len(lengths) == 40 * 32
     training = ~buffer.held_out
     natural = ((torch.arange(80) - buffer.first)[training] < 3).double().mean().item()
@@ -178,24 +177,24 @@ def test_training_stops_when_patience_ends_and_keeps_the_best() -> None:
     metrics = train(model, buffer, config)
     assert metrics["model_updates"] < 2000
     held_out = buffer.held_out.nonzero()[:, 0]
-    assert held_out_loss(model, buffer, held_out) == pytest.approx(metrics["model_held_out_loss"], abs=1e-6)
+    assert judge(model, Examples.at(held_out, buffer)) == pytest.approx(metrics["model_held_out_loss"], abs=1e-6)
 
     # Without patience the same training goes on from there, and the best it meets is still what it keeps.
     longer = fresh_model(width=32)
     later = train(longer, buffer, settings(model_updates=400, model_patience=1000, model_learning_rate=1e-2))
     assert later["model_updates"] == 400
     assert later["model_held_out_loss"] <= metrics["model_held_out_loss"]
-    assert held_out_loss(longer, buffer, held_out) == pytest.approx(later["model_held_out_loss"], abs=1e-6)
+    assert judge(longer, Examples.at(held_out, buffer)) == pytest.approx(later["model_held_out_loss"], abs=1e-6)
 
 
-def test_held_out_loss_is_that_of_the_mixture() -> None:
+def test_the_judged_loss_is_that_of_the_mixture() -> None:
     buffer = filled_buffer(episodes_of([6], seed=0), 3)
     model = fresh_model()
     indices = torch.tensor([1, 4])
     features = model.encoder(buffer.windows(indices))
     losses = model.member_losses(features, buffer.actions(indices), buffer.targets(indices))
     expected = -(0.5 * (torch.exp(-losses[0]) + torch.exp(-losses[1]))).log().mean()
-    assert held_out_loss(model, buffer, indices) == pytest.approx(expected.item(), rel=1e-5)
+    assert judge(model, Examples.at(indices, buffer)) == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_normalisers_are_fitted_to_the_data() -> None:
@@ -217,8 +216,11 @@ def test_nothing_to_train_on_or_nothing_held_out_is_refused(held_out: bool) -> N
 
 def test_transitions_that_are_not_numbers_are_refused() -> None:
     buffer = filled_buffer(episodes_of([20], seed=0), 3)
-    buffer.rewards[3] = float("nan")
-    with pytest.raises(ValueError, match="held-out loss is not a finite number"):
+    buffer.rewards[buffer.held_out.nonzero()[0, 0]] = float("nan")
+    named = (
+        r"held-out loss is nan after 0 of its updates, on 20 real transitions; targets up to .* \(1 of \d+ not finite"
+    )
+    with pytest.raises(DivergenceError, match=named):
         train(fresh_model(), buffer, settings())
 
 

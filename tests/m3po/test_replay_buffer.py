@@ -128,7 +128,7 @@ def numbered(values: list[int]) -> Transitions:
     )
 
 
-def sampled(buffer: ModelBuffer, count: int, seed: int = 0) -> list[int]:
+def sampled(buffer: ModelBuffer[Transitions], count: int, seed: int = 0) -> list[int]:
     """The numbers of a sample, after checking that the fields of each row belong together."""
     batch = buffer.sample(count, torch.Generator().manual_seed(seed))
     values = [round(value) for value in batch.features[:, 0].tolist()]
@@ -140,7 +140,7 @@ def sampled(buffer: ModelBuffer, count: int, seed: int = 0) -> list[int]:
 
 @given(st.integers(1, 7), st.lists(st.integers(0, 7), max_size=6), st.integers(0, 1000))
 def test_model_buffer_holds_the_newest(capacity: int, counts: list[int], seed: int) -> None:
-    buffer = ModelBuffer(capacity, 2, 1, device=CPU)
+    buffer: ModelBuffer[Transitions] = ModelBuffer(capacity)
     reference: deque[int] = deque(maxlen=capacity)
     number = 0
     for count in counts:
@@ -154,7 +154,7 @@ def test_model_buffer_holds_the_newest(capacity: int, counts: list[int], seed: i
 
 
 def test_model_buffer_samples_uniformly() -> None:
-    buffer = ModelBuffer(5, 2, 1, device=CPU)
+    buffer: ModelBuffer[Transitions] = ModelBuffer(5)
     buffer.add(numbered([0, 1, 2, 3]))
     values = torch.tensor(sampled(buffer, 4000))
     for each in range(4):
@@ -162,7 +162,7 @@ def test_model_buffer_samples_uniformly() -> None:
 
 
 def test_model_buffer_refuses_what_does_not_fit_and_what_is_not_there() -> None:
-    buffer = ModelBuffer(3, 2, 1, device=CPU)
+    buffer: ModelBuffer[Transitions] = ModelBuffer(3)
     with pytest.raises(ValueError, match="model buffer is empty"):
         buffer.sample(1, torch.Generator())
     with pytest.raises(ValueError, match="4 transitions do not fit into a model buffer of 3"):
@@ -174,3 +174,34 @@ def test_model_buffer_refuses_what_does_not_fit_and_what_is_not_there() -> None:
         buffer.sample(1, torch.Generator())
     buffer.add(numbered([7]))
     assert set(sampled(buffer, 20)) == {7}
+
+
+@given(st.integers(1, 7), st.lists(st.integers(0, 7), max_size=6), st.integers(0, 7))
+def test_model_buffer_goes_on_from_its_state_as_if_nothing_had_happened(
+    capacity: int, counts: list[int], more: int
+) -> None:
+    buffer: ModelBuffer[Transitions] = ModelBuffer(capacity)
+    number = 0
+    for count in counts:
+        buffer.add(numbered(list(range(number, number + min(count, capacity)))))
+        number += min(count, capacity)
+    copy: ModelBuffer[Transitions] = ModelBuffer(capacity)
+    copy.load_state(buffer.state(), Transitions)
+    for each in (buffer, copy):
+        each.add(numbered(list(range(number, number + min(more, capacity)))))
+    assert copy.size == buffer.size
+    if buffer.size:
+        assert sampled(copy, 50) == sampled(buffer, 50)
+
+
+@given(EPISODE_LENGTHS, st.integers(0, 4), st.integers(0, 1000))
+def test_segments_hold_the_window_and_the_step_after_it(lengths: list[int], history_length: int, seed: int) -> None:
+    buffer = filled_buffer(episodes_of(lengths, seed), history_length, seed=seed)
+    buffer.terminated[::3] = True
+    indices = torch.arange(buffer.size).flip(0)
+    segments, windows = buffer.segments(indices), buffer.windows(indices)
+    assert torch.equal(segments.tokens[:, :-1], windows.tokens)
+    assert torch.equal(segments.tokens[:, -1], buffer.tokens[indices])
+    assert torch.equal(segments.lengths, windows.lengths)
+    assert torch.equal(segments.reward, buffer.rewards[indices])
+    assert segments.not_terminal.tolist() == [0.0 if index % 3 == 0 else 1.0 for index in indices.tolist()]

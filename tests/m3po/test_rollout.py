@@ -68,7 +68,7 @@ def encode(built: ContextEncoder, history: Episode) -> Tensor:
     tokens, observation = history.window(len(history.actions), built.history_length)
     padded = torch.zeros(1, built.history_length, built.token_normaliser.mean.numel())
     if tokens:
-        padded[0, : len(tokens)] = torch.tensor(tokens)
+        padded[0, -len(tokens) :] = torch.tensor(tokens)
     return built(Windows(padded, torch.tensor([len(tokens)]), torch.tensor([observation])))
 
 
@@ -107,6 +107,9 @@ def test_branched_rollouts_are_the_slow_rollouts(
             expected = torch.stack([each[name] for each in happened.values()])
             torch.testing.assert_close(getattr(step.transitions, name), expected, rtol=2e-4, atol=2e-4)
         torch.testing.assert_close(built.encoder(step.windows), step.transitions.features, rtol=1e-5, atol=1e-5)
+        again = built.encoder.transitions(step.segments())
+        for name in ("features", "action", "reward", "next_features", "not_terminal"):
+            torch.testing.assert_close(getattr(again, name), getattr(step.transitions, name), rtol=1e-3, atol=1e-3)
 
 
 @torch.no_grad()
@@ -158,11 +161,21 @@ def test_rollout_length_below_one_is_named(rollout_length: int) -> None:
         next(iter(model_steps(built, policy, starts, rollout_length, torch.Generator())))
 
 
-def test_a_policy_on_another_encoder_is_refused() -> None:
-    built, other = model(encoder()), encoder()
+@torch.no_grad()
+def test_a_policy_with_its_own_encoder_acts_on_its_own_encodings() -> None:
+    built, other = model(encoder()), encoder(seed=7)
+    policy = HistoryPolicy(other, policy_network(other))
     starts = filled_buffer(episodes_of([5], seed=0), 3).windows(torch.arange(5))
-    with pytest.raises(ValueError, match="model's own encoder"):
-        next(iter(model_steps(built, HistoryPolicy(other, policy_network(other)), starts, 1, torch.Generator())))
+    steps = list(model_steps(built, policy, starts, 2, torch.Generator().manual_seed(3)))
+    windows = starts
+    generator = torch.Generator().manual_seed(3)
+    for step in steps:
+        action, _ = policy.act(windows, generator)
+        torch.testing.assert_close(step.transitions.action, action)
+        torch.testing.assert_close(step.transitions.features, built.encoder(windows), rtol=1e-5, atol=1e-5)
+        following, _ = built.sample(built.encoder(windows), windows.observation, action, generator)
+        torch.testing.assert_close(step.next_observation, following, rtol=1e-4, atol=1e-4)
+        windows = windows.push(action, step.next_observation)
 
 
 def test_rollouts_carry_no_gradient() -> None:

@@ -158,8 +158,8 @@ def test_two_processes_cannot_train_in_one_run(run: RunDirectory) -> None:
         (b"[1, 2]", "is not the config of a run"),
         (b"7", "is not the config of a run"),
         (b"{}", "is not the config of a run"),
-        (b'{"format": 99}', "has format 99, this version reads format 1"),
-        (b'{"format": 1}', "is missing or unknown"),
+        (b'{"format": 99}', "has format 99, this version reads format 2"),
+        (b'{"format": 2}', "is missing or unknown"),
     ],
 )
 def test_a_damaged_config_is_named(run: RunDirectory, content: bytes, named: str) -> None:
@@ -240,13 +240,13 @@ def test_the_checkpoint_of_another_run_is_refused(run: RunDirectory, tmp_path: P
     other = RunDirectory.create(config(tmp_path / "other", seed=6))
     other.save_checkpoint(STATE)
     (run.path / "checkpoint.pt").write_bytes((other.path / "checkpoint.pt").read_bytes())
-    with pytest.raises(ValueError, match="not a checkpoint of this run"):
+    with pytest.raises(ValueError, match="is not of this run: it was written with other settings"):
         run.load_checkpoint()
 
 
 def test_checkpoints_are_plain_archives_without_code(run: RunDirectory) -> None:
     """torch reads the file as it is; an object that is no tensor or plain value cannot be loaded."""
-    assert same(torch.load(run.path / "checkpoint.pt", weights_only=True), STATE)
+    assert same(torch.load(run.path / "checkpoint.pt", weights_only=True)["state"], STATE)
     run.save_checkpoint({"steps": run.path})
     with pytest.raises(Exception, match=r"[Ww]eights"):
         run.load_checkpoint()

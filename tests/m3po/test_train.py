@@ -32,7 +32,8 @@ LOSSES = {
     "model_loss", "model_held_out_loss", "model_updates", "critic_loss", "policy_loss", "q_mean", "entropy",
     "temperature",
 }  # fmt: skip
-TIMES = {"model_seconds", "learn_seconds", "measure_seconds", "seconds"}
+ACTIVITIES = ("model", "acting", "environment", "rollout", "update", "measure", "checkpoint")
+TIMES = {"seconds", "checkpoint_bytes", *(f"{name}_seconds" for name in ACTIVITIES)}
 
 
 def tiny(path: Path, **changes: Any) -> Config:
@@ -63,6 +64,16 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     return train(tiny(tmp_path_factory.mktemp("runs") / "run"))
 
 
+def assert_same_runs(one: RunDirectory, other: RunDirectory) -> None:
+    """Metrics, but for times, and every tensor of the last checkpoint are the same bit for bit."""
+    assert without_times(one.metrics()) == without_times(other.metrics())
+    ours, theirs = one.load_checkpoint(), other.load_checkpoint()
+    pairs = list(zip(tensors(ours), tensors(theirs), strict=True))
+    assert len(pairs) > 50
+    assert all(torch.equal(left, right) for left, right in pairs)
+    assert ours["episodes"] == theirs["episodes"]
+
+
 def numbers(value: Any) -> list[float]:
     return [float(each) for each in (value if isinstance(value, list) else [value])]
 
@@ -75,14 +86,16 @@ def test_a_tiny_training_ends_complete_with_finite_rows(finished: RunDirectory) 
         *LOSSES, "nll", "eps_m", "eps_m_lower", "eps_m_upper", "eps_m_mean", "eps_m_profile",
         "eps_m_profile_upper", "eps_m_task", "bayes_eps_m", "bayes_eps_m_mean", "eps_pi_mean", "eps_pi_sample_max",
         "policy_divergence_profile", "policy_divergence_upper", "reward_error", "return", "return_standard_error",
-        "collected_reward", *TIMES,
+        "collected_reward", "rollout_length", "model_share", "warnings", *TIMES,
     }  # fmt: skip
-    assert set(rows[0]) == set(rows[1]) - {"collected_reward", *LOSSES, *TIMES}
+    settings = {"collected_reward", "rollout_length", "model_share", "warnings"}
+    assert set(rows[0]) == set(rows[1]) - {*settings, *LOSSES, *TIMES}
     for row in rows[1:]:
         assert expected <= set(row)
         assert set(row) == set(rows[1])
     for row in rows:
         assert all(math.isfinite(number) for value in row.values() for number in numbers(value))
+        assert row.get("warnings", []) == []
         for name in ("eps_m", "eps_m_mean", "eps_m_task", "eps_pi_mean", "eps_pi_sample_max", "reward_error"):
             assert 0 <= row[name] <= 1.1, name
         assert row["eps_m_lower"] <= row["eps_m"] <= row["eps_m_upper"]
@@ -156,12 +169,7 @@ def test_an_interrupted_and_resumed_run_is_the_uninterrupted_one(
 
     resumed = train(tiny(path, resume=True))
     assert resumed.complete
-    assert without_times(resumed.metrics()) == without_times(finished.metrics())
-    ours, theirs = resumed.load_checkpoint(), finished.load_checkpoint()
-    assert ours["episodes"] == theirs["episodes"]
-    pairs = list(zip(tensors(ours), tensors(theirs), strict=True))
-    assert len(pairs) > 50
-    assert all(torch.equal(left, right) for left, right in pairs)
+    assert_same_runs(resumed, finished)
 
 
 @pytest.mark.parametrize("at", [0, 200, 300])
@@ -186,7 +194,7 @@ def test_a_crash_between_row_and_checkpoint_is_repaired(
     assert without_times(resumed.metrics()) == without_times(finished.metrics())
 
 
-def test_a_checkpoint_inside_an_episode_starts_a_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_inside_an_episode_resumes_inside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     changes = {"epoch_steps": 30, "rollout_interval": 10, "total_steps": 190}
     interrupt_after(145, monkeypatch)
     assert main(tiny(tmp_path / "run", **changes)) == 130
@@ -194,8 +202,9 @@ def test_a_checkpoint_inside_an_episode_starts_a_new_one(tmp_path: Path, monkeyp
     resumed = train(tiny(tmp_path / "run", resume=True, **changes))
     assert [row["step"] for row in resumed.metrics()] == [0, 130, 160, 190]
     first = resumed.load_checkpoint()["environment_buffer"]["first"]
-    steps = torch.arange(190)
-    assert torch.equal(first, torch.where(steps < 100, 0, torch.where(steps < 130, 100, 130)))
+    assert torch.equal(first, torch.arange(190) // 100 * 100)
+    whole = train(tiny(tmp_path / "whole", **changes))
+    assert_same_runs(resumed, whole)
 
 
 def test_resuming_a_complete_run_changes_nothing(finished: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
@@ -233,7 +242,7 @@ def test_full_rollouts_start_at_episode_starts_and_run_to_the_horizon(tmp_path: 
         training.collect_step(random=True)
     training.add_rollouts(400)
     assert training.rollout_length == 100
-    store = training.model_buffer._store
+    store: Any = training.model_buffer._store
     assert training.model_buffer.size == 4 * 100
     context = store.features[:400, 4:].reshape(100, 4, -1)
     # The first step of every rollout has no past, and its place on the unit circle.
@@ -249,8 +258,9 @@ def test_branched_rollouts_start_uniformly_in_the_buffer(tmp_path: Path) -> None
         training.collect_step(random=True)
     training.add_rollouts(2000)
     assert training.model_buffer.size == 4000
+    store: Any = training.model_buffer._store
     starts = training.model.encoder.observation_normaliser(training.environment_buffer.observations[:50])
-    drawn = torch.cdist(training.model_buffer._store.features[:2000, :4], starts).argmin(dim=1)
+    drawn = torch.cdist(store.features[:2000, :4], starts).argmin(dim=1)
     counts = np.bincount(drawn.numpy(), minlength=50)
     # Chi-square with 49 degrees of freedom: mean 49, standard deviation 9.9.
     assert ((counts - 40) ** 2 / 40).sum() < 49 + 4 * 9.9

@@ -1,0 +1,78 @@
+"""Is the training still sound? Guards that stop it with the cause, and warnings about values that ran away."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from m3po.types import Segments, Transitions
+
+
+class DivergenceError(ArithmeticError):
+    """A number that everything depends on is not finite any more; the message says which and where."""
+
+
+def magnitudes(**arrays: Tensor) -> str:
+    """Largest absolute values and how many entries are not finite, by name: ``reward up to 3.1e+02 (2 not finite)``."""
+    parts = []
+    for name, values in arrays.items():
+        finite = torch.isfinite(values)
+        largest = float(values[finite].abs().max()) if finite.any() else math.nan
+        lost = values.numel() - int(finite.sum())
+        parts.append(f"{name} up to {largest:.3g}" + (f" ({lost} of {values.numel()} not finite)" if lost else ""))
+    return ", ".join(parts)
+
+
+def check_updates(
+    metrics: Sequence[Mapping[str, Tensor]], batches: Sequence[Transitions | Segments], *, step: int
+) -> None:
+    """Every metric of every update since the last check is a finite number.
+
+    Args:
+        metrics: what the updates returned, oldest first.
+        batches: what they were given.
+        step: real environment steps so far, for the message.
+
+    Raises:
+        DivergenceError: names the loss, the update and its batch.
+    """
+    names = list(metrics[0])
+    values = torch.stack([torch.stack([each[name] for name in names]) for each in metrics])
+    if torch.isfinite(values.sum()):
+        return
+    finite = torch.isfinite(values)
+    if finite.all():  # only their sum overflowed
+        return
+    update, column = (int(place) for place in (~finite).nonzero()[0])
+    batch = batches[update]
+    raise DivergenceError(
+        f"{names[column]} is {values[update, column].item()} in update {update + 1} of {len(metrics)} at real step "
+        f"{step}; its batch of {len(batch.reward)}: {magnitudes(**vars(batch))}"
+    )
+
+
+def warnings_of(
+    row: Mapping[str, float], *, largest_reward: float, discount: float, target_entropy: float
+) -> list[str]:
+    """What a reader of this row of metrics should worry about, in words; empty when nothing stands out.
+
+    Args:
+        row: with q_mean, entropy and temperature, means over an epoch.
+        largest_reward: largest absolute reward seen in the real environment.
+        discount: gamma.
+        target_entropy: of the policy, or what it would be, in nats.
+    """
+    found = []
+    reachable = (largest_reward + row["temperature"] * abs(row["entropy"])) / (1 - discount)
+    if abs(row["q_mean"]) > 2 * reachable:
+        found.append(
+            f"Q diverges: its mean target is {row['q_mean']:.3g}, and no policy can earn more than {reachable:.3g} "
+            f"(rewards up to {largest_reward:.3g})"
+        )
+    # One nat per action coordinate; the target is minus one nat per coordinate by default.
+    if row["entropy"] < target_entropy - max(abs(target_entropy), 1.0):
+        found.append(f"entropy collapse: {row['entropy']:.3g} nats, the target is {target_entropy:.3g}")
+    return found
