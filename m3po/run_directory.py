@@ -196,6 +196,15 @@ class RunDirectory:
         except OSError as error:
             raise ValueError(f"another process is training in {self.path}") from error
 
+    def release(self) -> None:
+        """Let other processes write here again; the last thing a session does."""
+        if self._events is not None:
+            self._events.close()
+            self._events = None
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
     def provenance(self) -> list[dict[str, Any]]:
         """What each session of the run was made with, the first one first."""
         return list(json.loads((self.path / "provenance.json").read_text()))
@@ -207,8 +216,6 @@ class RunDirectory:
 
     def mark_complete(self) -> None:
         """The last thing written."""
-        if self._events is not None:
-            self._events.close()
         _replace_atomically(self.path / "COMPLETE", (datetime.now(UTC).isoformat(timespec="seconds") + "\n").encode())
 
     def append_metrics(self, row: dict[str, Any]) -> None:

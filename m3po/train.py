@@ -435,9 +435,18 @@ def train(config: Config) -> RunDirectory:
     make_environment(config.env_id, **config.environment_options()).close()
     choose_device(config.device)
     directory = RunDirectory.resume(config) if config.resume else RunDirectory.create(config)
-    if directory.complete:
-        print(f"{config.run_dir} is complete already", file=sys.stderr)
-        return directory
+    try:
+        if directory.complete:
+            print(f"{config.run_dir} is complete already", file=sys.stderr)
+        else:
+            run_to_end(start(config, directory), directory)
+    finally:
+        directory.release()
+    return directory
+
+
+def start(config: Config, directory: RunDirectory) -> Training:
+    """A new training with the first row of its metrics, or one where its checkpoint was."""
     training = Training(config)
     if directory.has_checkpoint or any(row["step"] > 0 for row in directory.metrics()):
         training.load_state(directory.load_checkpoint(training.device, previous=config.from_previous))
@@ -454,6 +463,12 @@ def train(config: Config) -> RunDirectory:
         directory.append_metrics({"step": 0, **training.measure()})  # the untrained start of every curve
         training.measured_at = 0
         directory.save_checkpoint(training.state())
+    return training
+
+
+def run_to_end(training: Training, directory: RunDirectory) -> None:
+    """Advance to the last step, with a row of metrics and a checkpoint after every epoch."""
+    config = training.config
     with (
         StopRequest() as stop,
         tqdm(
@@ -481,7 +496,6 @@ def train(config: Config) -> RunDirectory:
             if stop.number is not None and not training.finished:
                 raise Stopped(stop.number)
     directory.mark_complete()
-    return directory
 
 
 def describe(row: dict[str, Any]) -> dict[str, str]:

@@ -183,3 +183,128 @@ def test_expected_reward_clips_each_member_and_averages() -> None:
 def test_no_members_are_refused() -> None:
     with pytest.raises(ValueError, match="ensemble_size must be >= 1, got 0"):
         EnsembleModel(encoder(3), 2, 0, 8, 1)
+
+
+def elite_model(elite: list[int], members: int = 5) -> EnsembleModel:
+    """The model of ``small`` with these elites."""
+    source = model(encoder(3), members)
+    built = EnsembleModel(source.encoder, source.encoder.action_size, members, 8, 1, len(elite))
+    built.load_state_dict(source.state_dict() | {"elite": torch.tensor(elite)})
+    return built
+
+
+def test_without_a_number_of_elites_every_member_is_one() -> None:
+    assert EnsembleModel(encoder(3), 2, 4, 8, 1).elite.tolist() == [0, 1, 2, 3]
+    assert EnsembleModel(encoder(3), 2, 4, 8, 1, 4).elite.tolist() == [0, 1, 2, 3]
+    assert EnsembleModel(encoder(3), 2, 4, 8, 1, 2).elite.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("elites", [0, -1, 5])
+def test_a_bad_number_of_elites_is_refused(elites: int) -> None:
+    with pytest.raises(ValueError, match=rf"^elites must be in 1\.\.4, got {elites}$"):
+        EnsembleModel(encoder(3), 2, 4, 8, 1, elites)
+
+
+@pytest.mark.parametrize(
+    ("losses", "expected"),
+    [
+        ([0.5, -2.0, 3.0, 0.1, -1.0], [1, 3, 4]),
+        ([5.0, 4.0, 3.0, 2.0, 1.0], [2, 3, 4]),
+        ([1.0, 1.0, 1.0, 1.0, 1.0], [0, 1, 2]),
+        ([2.0, 1.0, 2.0, 0.0, 2.0], [0, 1, 3]),
+        ([1.0, 0.0, 1.0, 1.0, 0.0], [0, 1, 4]),
+    ],
+)
+def test_elites_have_the_smallest_losses_and_ties_go_by_number(losses: list[float], expected: list[int]) -> None:
+    built = elite_model([0, 1, 2])
+    built.choose_elites(torch.tensor(losses))
+    assert built.elite.tolist() == expected
+    assert built.elite.dtype == torch.int64
+
+
+def test_elites_are_chosen_anew_every_time() -> None:
+    """The number of elites stays, whoever they were."""
+    built = elite_model([3, 4])
+    for best in ([0, 2], [1, 4], [0, 1]):
+        losses = torch.ones(5)
+        losses[best] = 0.0
+        built.choose_elites(losses)
+        assert built.elite.tolist() == best
+
+
+def test_the_elites_are_part_of_a_checkpoint() -> None:
+    built = elite_model([0, 1])
+    built.choose_elites(torch.tensor([3.0, 0.0, 2.0, 3.0, 1.0]))
+    fresh = EnsembleModel(encoder(3, seed=9), 2, 5, 8, 1, 2)
+    assert fresh.elite.tolist() == [0, 1]
+    fresh.load_state_dict(built.state_dict())
+    assert fresh.elite.tolist() == [1, 4]
+    windows, action = random_windows(6, 3), random_actions(6)
+    samples = [
+        torch.cat([following, reward[:, None]], dim=1)
+        for following, reward in (
+            each.sample(each.encoder(windows), windows.observation, action, torch.Generator().manual_seed(0))
+            for each in (built, fresh)
+        )
+    ]
+    assert torch.equal(samples[0], samples[1])
+
+
+@torch.no_grad()
+def test_samples_come_from_the_elites_and_from_each_as_often() -> None:
+    """Members whose means lie 10 apart and whose noise is below 0.02 can be told from one draw."""
+    built = elite_model([0, 2, 3])
+    layer, size = output_layer(built.heads), OBSERVATION + 1
+    layer.weight.zero_()
+    layer.bias[..., :size] = 10.0 * torch.arange(5.0)[:, None, None]
+    layer.bias[..., size:] = -1e4
+    count = 30000
+    features, observation = torch.zeros(count, built.encoder.feature_size), torch.zeros(count, OBSERVATION)
+    built.encoder.observation_normaliser.std.fill_(100.0)  # far from the limit
+    following, reward = built.sample(features, observation, torch.zeros(count, 2), torch.Generator().manual_seed(0))
+    drawn = built.target_normaliser(torch.cat([following, reward[:, None]], dim=1)) / 10
+    member = drawn.round().long()
+    assert (drawn - member).abs().max() < 0.02
+    assert (member == member[:, :1]).all()  # all coordinates of a row are one member's
+    shares = torch.bincount(member[:, 0], minlength=5) / count
+    assert shares[[1, 4]].tolist() == [0.0, 0.0]
+    standard_error = (1 / 3 * 2 / 3 / count) ** 0.5
+    assert (shares[[0, 2, 3]] - 1 / 3).abs().max() < 4 * standard_error
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("elite", [[0, 1], [1, 3, 4], [2], [0, 1, 2, 3, 4]])
+def test_density_and_reward_are_those_of_the_mixture_of_the_elites(elite: list[int]) -> None:
+    built = elite_model(elite)
+    windows, action = random_windows(12, 3), random_actions(12)
+    following = windows.observation + torch.randn(12, OBSERVATION, generator=torch.Generator().manual_seed(0))
+    features = built.encoder(windows)
+    mean, std = moments(built, features, action)
+    change = (following - windows.observation).double().numpy()
+    density = np.zeros(12)
+    for member in elite:
+        density += stats.norm.pdf(change, mean[member, :, :-1], std[member, :, :-1]).prod(axis=-1) / len(elite)
+    result = built.observation_log_density(features, windows.observation, action, following)
+    np.testing.assert_allclose(result.double().numpy(), np.log(density), rtol=1e-4, atol=1e-4)
+
+    low, high = np.quantile(mean[..., -1], [0.25, 0.75])
+    expected = sum(np.clip(mean[member, :, -1], low, high) for member in elite) / len(elite)
+    reward = built.expected_reward(features, action, float(low), float(high))
+    np.testing.assert_allclose(reward.double().numpy(), expected, rtol=1e-4, atol=1e-5)
+    if len(elite) < 5:  # the whole ensemble would say something else
+        whole = elite_model([0, 1, 2, 3, 4])
+        assert (
+            whole.observation_log_density(features, windows.observation, action, following) - result
+        ).abs().max() > 0.1
+        assert (whole.expected_reward(features, action, float(low), float(high)) - reward).abs().max() > 0.01
+
+
+@torch.no_grad()
+def test_members_that_are_not_elites_still_learn() -> None:
+    built, whole = elite_model([4]), elite_model([0, 1, 2, 3, 4])
+    windows, action = random_windows(6, 3), random_actions(6)
+    target = torch.randn(6, OBSERVATION + 1, generator=torch.Generator().manual_seed(0))
+    features = built.encoder(windows)
+    losses = built.member_losses(features, action, target)
+    assert losses.shape == (5, 6)
+    assert torch.equal(losses, whole.member_losses(features, action, target))

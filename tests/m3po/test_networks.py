@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from m3po.networks import Gated, StackedLinear, StackedMLP
+from m3po.networks import Gated, StackedLinear, StackedMLP, SwishGate
 from tests.m3po.small import output_layer
 
 
@@ -68,3 +68,72 @@ def test_gate_multiplies_the_first_half_into_the_second() -> None:
     result = gated(torch.tensor([[0.0, 2.0, -1.0, 5.0, 3.0, 4.0]]))
     expected = torch.tensor([[0.0, 3 * 2 / (1 + torch.exp(torch.tensor(-2.0))), -4 / (1 + torch.e)]])
     torch.testing.assert_close(result, expected)
+
+
+def plain_gate(inputs: torch.Tensor) -> torch.Tensor:
+    gate, value = inputs.chunk(2, dim=-1)
+    return gate * torch.sigmoid(gate) * value
+
+
+def gate_inputs(layout: str) -> torch.Tensor:
+    """Random [..., 2 W] in float64 in different layouts of memory."""
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(*shape: int) -> torch.Tensor:
+        return 3 * torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    return {
+        "matrix": lambda: drawn(5, 6),
+        "vector": lambda: drawn(4),
+        "stacked": lambda: drawn(3, 5, 6),
+        "transposed": lambda: drawn(6, 5).T,
+        "time first": lambda: drawn(5, 3, 6).transpose(0, 1),
+        "strided": lambda: drawn(5, 12)[:, ::2],
+        "part": lambda: drawn(4, 5, 9)[1:, :, 2:8],
+        "expanded": lambda: drawn(1, 6).expand(5, 6),
+    }[layout]()
+
+
+LAYOUTS = ["matrix", "vector", "stacked", "transposed", "time first", "strided", "part", "expanded"]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_gate_and_its_derivative_are_those_of_plain_operations(layout: str) -> None:
+    values = gate_inputs(layout)
+    before = values.clone()
+    results, gradients = [], []
+    for gate in (SwishGate.apply, plain_gate):
+        leaf = values.detach().requires_grad_()
+        result = gate(leaf)
+        weights = torch.linspace(-1, 2, result.numel(), dtype=torch.float64).reshape(result.shape)
+        (gradient,) = torch.autograd.grad((weights * result).sum(), leaf)
+        results.append(result.detach())
+        gradients.append(gradient)
+    assert results[0].shape == (*values.shape[:-1], values.shape[-1] // 2)
+    torch.testing.assert_close(results[0], results[1], rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-12, atol=1e-14)
+    assert torch.equal(values, before)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_gates_derivative_is_the_limit_of_differences(layout: str) -> None:
+    values = gate_inputs(layout).clone(memory_format=torch.preserve_format).requires_grad_()
+    assert torch.autograd.gradcheck(SwishGate.apply, (values,))
+
+
+def test_the_gates_derivative_takes_any_layout_of_the_gradient() -> None:
+    """A sum passes down one number expanded to the shape, a transposition a transposed gradient."""
+    values = gate_inputs("matrix")
+    for reduce in (torch.sum, lambda result: (result.T @ torch.ones(5, 2, dtype=torch.float64)).square().sum()):
+        gradients = []
+        for gate in (SwishGate.apply, plain_gate):
+            leaf = values.clone().requires_grad_()
+            gradients.append(torch.autograd.grad(reduce(gate(leaf)), leaf)[0])
+        torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-12, atol=1e-14)
+
+
+def test_the_gate_has_no_second_derivative_and_says_so() -> None:
+    leaf = gate_inputs("matrix").requires_grad_()
+    (gradient,) = torch.autograd.grad(SwishGate.apply(leaf).square().sum(), leaf, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()

@@ -145,7 +145,7 @@ def test_two_processes_cannot_train_in_one_run(run: RunDirectory) -> None:
     before = tree(run.path)
     assert attempt() == f"another process is training in {run.path}"
     assert tree(run.path) == before
-    run._lock.close()
+    run.release()
     assert attempt() == "resumed"
 
 
@@ -200,7 +200,7 @@ def test_whole_numbers_are_numbers(run: RunDirectory, value: int) -> None:
 def test_a_damaged_provenance_is_named(run: RunDirectory, content: str) -> None:
     file = run.path / "provenance.json"
     file.write_text(content)
-    run._lock.close()
+    run.release()
     with pytest.raises(ValueError) as caught:
         RunDirectory.resume(config(run.path, seed=5))
     assert str(file) in str(caught.value)

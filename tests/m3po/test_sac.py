@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 
 import numpy as np
@@ -21,8 +22,8 @@ from m3po.sac import (
     soft_target,
     temperature_loss,
 )
-from m3po.types import Transitions
-from tests.m3po.small import output_layer
+from m3po.types import Segments, Transitions
+from tests.m3po.small import ACTION, OBSERVATION, encoder, output_layer, policy_network, random_actions, random_windows
 
 SETTINGS = SoftActorCriticSettings(discount=0.9, target_rate=0.1, target_entropy=-1.0, learning_rate=1e-2)
 
@@ -274,3 +275,110 @@ def test_repeated_updates_learn_the_reward_of_a_bandit() -> None:
     grid = torch.linspace(-0.9, 0.9, 19)[:, None]
     values = critic_values(built.critics, torch.ones(19, 1), grid).detach()
     assert (values + (grid[:, 0] - 0.5) ** 2).abs().max() < 0.1
+
+
+def test_a_fixed_temperature_stays_and_the_rest_of_the_update_is_the_same() -> None:
+    fixed = agent(dataclasses.replace(SETTINGS, target_entropy=None))
+    tuned = agent()
+    before = fixed.log_temperature.detach().clone()
+    first = [built.update(batch(), torch.Generator().manual_seed(0)) for built in (fixed, tuned)]
+    assert first[0].keys() == first[1].keys()
+    for name, value in first[0].items():
+        assert torch.equal(value, first[1][name]), name
+    for name, module in fixed.modules().items():
+        for parameter, other in zip(module.parameters(), tuned.modules()[name].parameters(), strict=True):
+            assert torch.equal(parameter, other), name
+    assert not torch.equal(tuned.log_temperature, before)
+    for seed in range(1, 5):
+        metrics = fixed.update(batch(), torch.Generator().manual_seed(seed))
+        assert metrics["temperature"].item() == pytest.approx(0.3, rel=1e-6)
+    assert torch.equal(fixed.log_temperature.detach(), before)
+
+
+def segments(count: int = 12) -> Segments:
+    """Transitions with pasts of every length, two of them terminal."""
+    windows = random_windows(count, 3)
+    assert set(windows.lengths.tolist()) == {0, 1, 2, 3}
+    generator = torch.Generator().manual_seed(5)
+    following = windows.observation + torch.randn(count, OBSERVATION, generator=generator)
+    not_terminal = torch.ones(count)
+    not_terminal[[2, 7]] = 0.0
+    reward = torch.randn(count, generator=generator)
+    return Segments.of(windows, random_actions(count), following, reward, not_terminal)
+
+
+def agent_with_encoder() -> SoftActorCritic:
+    own = encoder(3)
+    with torch.random.fork_rng():
+        torch.manual_seed(6)
+        twins = StackedMLP(2, own.feature_size + ACTION, 8, 1, 1)
+        slow = StackedMLP(2, own.feature_size + ACTION, 8, 1, 1)
+    built = SoftActorCritic(policy_network(own), twins, SETTINGS, 0.3, own)
+    built.target_critics.load_state_dict(slow.state_dict())
+    return built
+
+
+def critics_only_step(built: SoftActorCritic, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Critics and encoder one Adam step down the critics' loss; the loss and the target."""
+    assert built.encoder is not None
+    encoded = built.encoder.transitions(segments())
+    target = soft_target(encoded, built.policy, built.target_critics, torch.tensor(0.3), 0.9, noise)
+    loss = critic_loss(built.critics, encoded, target)
+    parameters = [*built.critics.parameters(), *built.encoder.parameters()]
+    optimiser = torch.optim.Adam(parameters, lr=1e-2)
+    loss.backward()
+    optimiser.step()
+    return loss.detach(), target
+
+
+def test_an_encoder_of_its_own_learns_from_the_critics_and_from_nothing_else() -> None:
+    built, by_hand = agent_with_encoder(), agent_with_encoder()
+    assert built.encoder is not None
+    assert by_hand.encoder is not None
+    before = [parameter.detach().clone() for parameter in built.encoder.parameters()]
+    noise = torch.randn(2, 12, ACTION, generator=torch.Generator().manual_seed(0))
+    metrics = built.update(segments(), torch.Generator().manual_seed(0))
+    loss, target = critics_only_step(by_hand, noise[0])
+    torch.testing.assert_close(metrics["critic_loss"], loss, rtol=1e-6, atol=0)
+    torch.testing.assert_close(metrics["q_mean"], target.mean(), rtol=1e-6, atol=0)
+
+    moved = zip(built.encoder.parameters(), by_hand.encoder.parameters(), before, strict=True)
+    for parameter, expected, old in moved:
+        assert (parameter - old).abs().max().item() == pytest.approx(1e-2, rel=1e-3)  # Adam's first step
+        torch.testing.assert_close(parameter, expected, rtol=0, atol=1e-6)
+        # Were the policy's loss to reach the encoder, its gradient would have been added here.
+        torch.testing.assert_close(parameter.grad, expected.grad, rtol=1e-5, atol=1e-7)
+    for parameter, expected in zip(built.critics.parameters(), by_hand.critics.parameters(), strict=True):
+        torch.testing.assert_close(parameter, expected, rtol=0, atol=1e-6)
+
+
+def test_the_policy_reads_the_encodings_from_before_the_critics_step() -> None:
+    """One encoding per window serves all networks of an update."""
+    built = agent_with_encoder()
+    assert built.encoder is not None
+    network = copy.deepcopy(built.policy)
+    features = built.encoder.transitions(segments()).features.detach()
+    noise = torch.randn(2, 12, ACTION, generator=torch.Generator().manual_seed(0))
+    metrics = built.update(segments(), torch.Generator().manual_seed(0))
+    loss, mean_log_density = policy_loss(network, built.critics, features, torch.tensor(0.3), noise[1])
+    torch.testing.assert_close(metrics["policy_loss"], loss.detach(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(metrics["entropy"], -mean_log_density, rtol=1e-5, atol=1e-6)
+    after = built.encoder.transitions(segments()).features.detach()
+    other, _ = policy_loss(network, built.critics, after, torch.tensor(0.3), noise[1])
+    assert abs(other.item() - loss.item()) > 1e-3
+
+
+def test_segments_need_an_encoder() -> None:
+    with pytest.raises(ValueError, match="a batch of Segments needs a soft actor-critic with an encoder"):
+        agent().update(segments(), torch.Generator().manual_seed(0))
+
+
+def test_an_encoder_of_its_own_is_part_of_the_checkpoint_and_of_the_critics_optimiser() -> None:
+    built = agent_with_encoder()
+    assert set(built.modules()) == {"policy", "critics", "target_critics", "encoder"}
+    assert built.modules()["encoder"] is built.encoder
+    assert set(agent().modules()) == {"policy", "critics", "target_critics"}
+    assert built.encoder is not None
+    (group,) = built.critic_optimiser.param_groups
+    learned = {id(parameter) for parameter in group["params"]}
+    assert learned == {id(each) for module in (built.critics, built.encoder) for each in module.parameters()}

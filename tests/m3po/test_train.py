@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import signal
 import subprocess
@@ -19,6 +20,7 @@ import torch
 
 from m3po.config import Config
 from m3po.run_directory import RunDirectory
+from m3po.sac import SoftActorCritic
 from m3po.train import Training, choose_device, cli, main, train
 
 # Epochs end with the episodes of 100 steps, so that a checkpoint never cuts one.
@@ -208,7 +210,7 @@ def test_a_checkpoint_inside_an_episode_resumes_inside_it(tmp_path: Path, monkey
 
 
 def test_resuming_a_complete_run_changes_nothing(finished: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
-    finished._lock.close()
+
     rows, checkpoint = finished.metrics(), (finished.path / "checkpoint.pt").read_bytes()
     assert main(tiny(finished.path, resume=True)) == 0
     captured = capsys.readouterr()
@@ -226,6 +228,15 @@ def test_resuming_a_complete_run_changes_nothing(finished: RunDirectory, capsys:
         {"rollout_length": 3, "model_buffer_size": 10},
         {"total_steps": 100},
         {"env_id": "Pendulum-v1", "total_steps": 300, "initial_random_steps": 200},
+        {"algorithm": "m3po-h", "final_model_share": 0.25},
+        {"model_share": 0.0},
+        {"model_share": 0.5, "context_training": "critic"},
+        {"context_training": "critic", "algorithm": "m3po-full"},
+        {"context_training": "critic", "history_length": 0},
+        {"final_rollout_length": 3, "rollout_growth_start": 100, "rollout_growth_end": 150},
+        {"elites": 1},
+        {"temperature_tuning": "fixed"},
+        {"env_options": '{"observe_reward": true, "switch_period": 20}'},
     ],
     ids=str,
 )
@@ -264,6 +275,205 @@ def test_branched_rollouts_start_uniformly_in_the_buffer(tmp_path: Path) -> None
     counts = np.bincount(drawn.numpy(), minlength=50)
     # Chi-square with 49 degrees of freedom: mean 49, standard deviation 9.9.
     assert ((counts - 40) ** 2 / 40).sum() < 49 + 4 * 9.9
+
+
+def collected(tmp_path: Path, steps: int, **changes: Any) -> Training:
+    """A training after ``steps`` random real steps, with a trained model."""
+    training = Training(tiny(tmp_path, **{"initial_random_steps": steps, **changes}))
+    for _ in range(steps):
+        training.collect_step(random=True)
+    training._begin_epoch()
+    return training
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "steps", "fictitious"), [("m3po", 200, 12), ("m3po-h", 150, 10), ("m3po-h", 250, 9)]
+)
+@pytest.mark.parametrize("context_training", ["model", "critic"])
+def test_batches_mix_fictitious_and_real_transitions_in_the_share_of_the_moment(
+    algorithm: str, steps: int, fictitious: int, context_training: str, tmp_path: Path
+) -> None:
+    """16 rows, a share of 3/4 that for m3po-h falls to 1/2 at step 300: 12, 12 - 4/2, 12 - 4 * 250/300."""
+    training = collected(
+        tmp_path, steps, algorithm=algorithm, model_share=0.75, final_model_share=0.5, context_training=context_training
+    )
+    store: Any = training.model_buffer._store
+    store.reward[:] = 7.0  # no real reward is above 1
+    batches = training.draw_batches(5)
+    assert [len(batch.reward) for batch in batches] == [16] * 5
+    assert [int((batch.reward == 7.0).sum()) for batch in batches] == [fictitious] * 5
+    assert not torch.equal(batches[0].reward, batches[1].reward)
+    real = torch.cat([batch.reward[batch.reward != 7.0] for batch in batches])
+    assert torch.isin(real, training.environment_buffer.rewards[:steps]).all()
+
+
+def test_real_transitions_are_encoded_like_fictitious_ones(tmp_path: Path) -> None:
+    training = collected(tmp_path, 150, model_share=0.0)
+    (batch,) = training.draw_batches(1)
+    buffer = training.environment_buffer
+    with torch.no_grad():
+        everything = training.model.encoder.transitions(buffer.segments(torch.arange(150)))
+    place = torch.cdist(batch.features, everything.features).argmin(dim=1)
+    for name in ("features", "action", "reward", "next_features", "not_terminal"):
+        torch.testing.assert_close(getattr(batch, name), getattr(everything, name)[place], rtol=1e-5, atol=1e-5)
+    assert training.model_buffer.size == 0  # no rollouts are run that nobody asks for
+
+
+def test_rollouts_grow_with_the_schedule(tmp_path: Path) -> None:
+    training = collected(tmp_path, 120, final_rollout_length=4, rollout_growth_start=100, rollout_growth_end=160)
+    sizes = []
+    for steps in (90, 119, 120, 140, 160, 300):
+        training.steps = steps
+        training.model_buffer.clear()
+        training.add_rollouts(10)
+        sizes.append(training.model_buffer.size)
+    assert sizes == [10, 10, 20, 30, 40, 40]
+
+
+def test_a_fixed_temperature_stays_and_a_critic_trained_encoder_moves(tmp_path: Path) -> None:
+    run = train(tiny(tmp_path / "run", total_steps=200, temperature_tuning="fixed", context_training="critic"))
+    assert run.metrics()[-1]["temperature"] == pytest.approx(0.1, rel=1e-6)
+    state = run.load_checkpoint()
+    ours, models = state["networks"]["encoder"], state["model"]
+    # Both read tokens in the same units, and each has its own weights.
+    for name in ("mean", "std"):
+        assert torch.equal(ours[f"token_normaliser.{name}"], models[f"encoder.token_normaliser.{name}"])
+    assert not torch.equal(ours["gru.recurrent_weight"], models["encoder.gru.recurrent_weight"])
+    untrained = Training(run.config).agent.encoder
+    assert untrained is not None
+    assert not torch.equal(ours["gru.recurrent_weight"], untrained.state_dict()["gru.recurrent_weight"])
+
+
+def test_unknown_options_of_an_environment_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    message = failure([*flags(tmp_path / "run"), "--env-options", '{"gravity": 3}'], capsys)
+    assert "m3po/SwitchingPointMass-v0 does not take the options {'gravity': 3}" in message
+    assert "--env-options must be a JSON object, got [1]" in failure(
+        [*flags(tmp_path / "run"), "--env-options", "[1]"], capsys
+    )
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_request_to_stop_writes_a_checkpoint_in_mid_epoch_and_nothing_is_lost(
+    number: signal.Signals, finished: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collect_step = Training.collect_step
+
+    def signalled(self: Training, *, random: bool) -> float:
+        if self.steps == 250:
+            os.kill(os.getpid(), number)
+        return collect_step(self, random=random)
+
+    monkeypatch.setattr(Training, "collect_step", signalled)
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job may ignore it
+    try:
+        assert main(tiny(tmp_path / "run")) == 128 + number
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    monkeypatch.undo()
+    state = RunDirectory.read(tmp_path / "run").load_checkpoint()
+    assert state["steps"] == 251
+    assert state["epoch"]["step"] == 51
+    assert_same_runs(train(tiny(tmp_path / "run", resume=True)), finished)
+
+
+@pytest.mark.parametrize("context_training", ["model", "critic"])
+def test_checkpoints_within_an_epoch_resume_exactly(
+    context_training: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With D_model, the sums of the epoch and an episode under way."""
+    changes = {"algorithm": "m3po-h", "context_training": context_training, "elites": 1}
+    whole = train(tiny(tmp_path / "whole", **changes))
+    changes["checkpoint_minutes"] = 1e-9  # after every step
+    interrupt_after(277, monkeypatch)
+    assert main(tiny(tmp_path / "run", **changes)) == 130
+    monkeypatch.undo()
+    state = RunDirectory.read(tmp_path / "run").load_checkpoint()
+    assert (state["steps"], state["epoch"]["step"], state["episode_under_way"]) == (277, 77, True)
+    assert_same_runs(train(tiny(tmp_path / "run", resume=True, **changes)), whole)
+
+
+def resumed_until_killed(path: Path, changes: dict[str, Any], seconds: float) -> bool:
+    """Train in a child process and kill it with SIGKILL after ``seconds``; whether it had finished by itself before."""
+    child = os.fork()
+    if child == 0:
+        try:
+            devnull = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(devnull, 2)
+            train(tiny(path, resume=(path / "config.json").exists(), **changes))
+            os._exit(0)
+        finally:
+            os._exit(1)
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            assert os.waitstatus_to_exitcode(status) == 0
+            return True
+        time.sleep(0.005)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return False
+
+
+@pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.slow)])
+def test_a_run_killed_at_random_moments_ends_as_the_undisturbed_one(kills: int, tmp_path: Path) -> None:
+    """SIGKILL leaves no time to clean up. A checkpoint every few steps: kills fall into every kind of moment."""
+    changes: dict[str, Any] = {"total_steps": 100 * kills, "rollout_interval": 10}
+    whole = train(tiny(tmp_path / "whole", **changes))
+    changes["checkpoint_minutes"] = 5e-4
+    generator = np.random.default_rng(kills)
+    path, killed = tmp_path / "run", 0
+    while killed < kills:
+        if resumed_until_killed(path, changes, generator.uniform(0.02, 0.5)):
+            pytest.fail(f"the run ended after {killed} kills")
+        killed += 1
+    assert not (path / "COMPLETE").exists()
+    assert_same_runs(train(tiny(path, resume=True, **changes)), whole)
+
+
+def test_a_run_that_is_not_a_number_any_more_stops_with_the_cause_and_keeps_its_checkpoint(
+    finished: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    update = SoftActorCritic.update
+    calls = 0
+
+    def poisoned(self: SoftActorCritic, batch: Any, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        nonlocal calls
+        calls += 1
+        if calls == 130:
+            batch.reward[2] = math.nan
+        return update(self, batch, generator)
+
+    monkeypatch.setattr(SoftActorCritic, "update", poisoned)
+    assert main(tiny(tmp_path / "run")) == 1
+    monkeypatch.undo()
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith("error: the training diverged: critic_loss is nan in update 1 of 1 at real step 230")
+    assert "reward up to" in message
+    assert "(1 of 16 not finite)" in message
+    assert not (tmp_path / "run" / "COMPLETE").exists()
+    assert RunDirectory.read(tmp_path / "run").load_checkpoint()["steps"] == 200
+    assert_same_runs(train(tiny(tmp_path / "run", resume=True)), finished)
+
+
+def test_the_previous_checkpoint_is_offered_when_the_last_is_damaged(
+    finished: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "run"
+    interrupt_after(250, monkeypatch)
+    assert main(tiny(path)) == 130
+    monkeypatch.undo()
+    content = bytearray((path / "checkpoint.pt").read_bytes())
+    content[len(content) // 2] ^= 1
+    (path / "checkpoint.pt").write_bytes(content)
+    capsys.readouterr()
+    message = failure([*flags(path), "--resume"], capsys)
+    assert "checkpoint.pt is damaged" in message
+    assert "The one before it, of step 0, is sound: --resume --from-previous" in message
+    resumed = train(tiny(path, resume=True, from_previous=True))
+    assert_same_runs(resumed, finished)
+    assert [row["step"] for row in resumed.metrics()] == [0, 200, 300]
 
 
 def test_cuda_without_a_gpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -447,10 +657,10 @@ class Telling(Brittle):
 
 @pytest.fixture
 def _brittle_environments():
-    for kind in (Brittle, Telling):
+    for kind in (Brittle, Telling, Moody, Broken):
         gym.register(id=f"test/{kind.__name__}-v0", entry_point=f"{__name__}:{kind.__name__}", max_episode_steps=20)
     yield
-    for kind in (Brittle, Telling):
+    for kind in (Brittle, Telling, Moody, Broken):
         del gym.registry[f"test/{kind.__name__}-v0"]
 
 
@@ -458,6 +668,50 @@ def _brittle_environments():
 def test_an_environment_that_ends_must_say_when_so_that_rollouts_in_the_model_end_too(tmp_path):
     with pytest.raises(ValueError, match=r"Brittle-v0 ended an episode but has no method terminated"):
         train(tiny(tmp_path / "brittle", env_id="test/Brittle-v0"))
+
+
+class Moody(Telling):
+    """Its seed does not decide what happens."""
+
+    def reset(self, *, seed=None, options=None):
+        return super().reset(seed=None, options=options)
+
+    def terminated(self, observation):
+        return np.zeros(len(observation), dtype=bool)
+
+    def step(self, action):
+        observation, reward, _, truncated, info = super().step(action)
+        return observation, reward, False, truncated, info
+
+
+class Broken(Telling):
+    """Returns no number after a while."""
+
+    def step(self, action):
+        self.steps = getattr(self, "steps", 0) + 1
+        observation, *rest = super().step(action)
+        return np.where(self.steps > 30, np.nan, observation), *rest
+
+
+@pytest.mark.usefixtures("_brittle_environments")
+def test_an_environment_that_does_not_repeat_itself_costs_the_episode_and_is_recorded(tmp_path, monkeypatch, capsys):
+    changes = {"env_id": "test/Moody-v0", "epoch_steps": 30, "rollout_interval": 10, "total_steps": 190}
+    interrupt_after(145, monkeypatch)
+    assert main(tiny(tmp_path / "run", **changes)) == 130
+    monkeypatch.undo()
+    resumed = train(tiny(tmp_path / "run", resume=True, **changes))
+    assert "does not repeat itself" in capsys.readouterr().err
+    assert [session.get("episode_given_up_at_step") for session in resumed.provenance()] == [None, 130]
+    first = resumed.load_checkpoint()["environment_buffer"]["first"]
+    assert first[129] == 120
+    assert first[130] == 130
+
+
+@pytest.mark.usefixtures("_brittle_environments")
+def test_an_observation_that_is_no_number_stops_the_training_and_is_named(tmp_path, capsys):
+    assert main(tiny(tmp_path / "run", env_id="test/Broken-v0")) == 1
+    message = capsys.readouterr().err
+    assert "test/Broken-v0 returned observation [nan] and reward 1.0 at real step 31, for action [" in message
 
 
 @pytest.mark.usefixtures("_brittle_environments")

@@ -1,0 +1,347 @@
+"""benchmark: what it counts, how it times, and its report; not how fast this machine is."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
+
+from analysis import benchmark
+from analysis.benchmark import BenchmarkConfig, Parts, build, cli, rates, text, update_operations
+
+CPU = torch.device("cpu")
+TINY = [
+    "--seconds", "0.01", "--batch-size", "8", "--width", "8", "--context-size", "4", "--history-length", "2",
+    "--rollouts", "20", "--loop-steps", "5", "--env-id", "Reacher-v5",
+]  # fmt: skip
+
+
+def tiny(**changes: Any) -> BenchmarkConfig:
+    values = {
+        "seconds": 0.01, "batch_size": 7, "width": 6, "context_size": 3, "history_length": 4, "observation_size": 5,
+        "action_size": 2, "rollouts": 20,
+    }  # fmt: skip
+    return BenchmarkConfig(**(values | changes))
+
+
+def bar() -> tqdm[Any]:
+    return tqdm(disable=True)
+
+
+def counted(config: BenchmarkConfig, name: str) -> int:
+    """Operations of the matrix products in one real update, as torch counts them, operator by operator."""
+    parts = build(config, CPU)
+    batch = parts.segments if name == "own encoder" else parts.transitions
+    with FlopCounterMode(display=False) as counter:
+        parts.agents[name].update(batch, parts.generator)
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"layers": 1, "history_length": 1}, {"layers": 3, "width": 9, "batch_size": 4}]
+)
+def test_operations_of_an_update_are_those_that_torch_counts_but_for_gradients_nobody_needs(
+    changes: dict[str, int],
+) -> None:
+    """Equal, up to the gradients in inputs of the critics' first layers that autograd computes and nobody reads.
+
+    Per row and input of a critic's first layer such a gradient is 2 * 2 * width operations. In the critics' loss with
+    an encoder of its own they are those in observation and action (without, there is none at all), in the policy's loss
+    those in the features.
+    """
+    config = tiny(**changes)
+    per_input = 2 * 2 * config.width * 2 * config.batch_size  # both critics
+    features = config.observation_size + config.context_size
+    stored = update_operations(config, own_encoder=False)
+    assert counted(config, "model's encoder") == stored + per_input * features
+    own = update_operations(config, own_encoder=True)
+    assert counted(config, "own encoder") == own + per_input * (features + config.observation_size + config.action_size)
+
+
+class Clock:
+    """A clock that only the contenders turn."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        self.calls: list[str] = []
+        monkeypatch.setattr(time, "perf_counter", lambda: self.now)
+
+    def contender(self, name: str, durations: Callable[[float], float]) -> Callable[[], None]:
+        def call() -> None:
+            self.calls.append(name)
+            self.now += durations(self.now)
+
+        return call
+
+
+def test_rates_are_calls_per_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    found = rates(
+        {
+            "quarter": clock.contender("quarter", lambda now: 0.25),
+            "uneven": clock.contender("uneven", lambda now: 0.375),  # three calls take 1.125 seconds
+            "long": clock.contender("long", lambda now: 4.0),  # longer than a round
+        },
+        1.0,
+        bar(),
+    )
+    assert found == {"quarter": 4.0, "uneven": 3 / 1.125, "long": 0.25}
+
+
+def test_contenders_warm_up_once_and_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    contenders = {name: clock.contender(name, lambda now: 0.5) for name in ("a", "b")}
+    rates(contenders, 1.0, bar())
+    assert clock.calls == ["a", "b"] + ["a", "a", "b", "b"] * benchmark.ROUNDS
+
+
+def test_the_fastest_round_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other work on the machine slows some rounds; the first call, which is slowest, belongs to none."""
+    clock = Clock(monkeypatch)
+    calls = iter([100.0, 1.0, 1.0, 0.5, 0.5, 0.5, 0.5, 2.0, 2.0, 2.0])
+    assert rates({"a": clock.contender("a", lambda now: next(calls))}, 2.0, bar()) == {"a": 2.0}
+    assert next(calls, None) is None
+
+
+@pytest.fixture(scope="module")
+def parts() -> Parts:
+    return build(tiny(), CPU)
+
+
+@pytest.fixture
+def once(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every contender runs once, which takes a second."""
+    ran: list[str] = []
+
+    def one_call_a_second(contenders: Mapping[str, Callable[[], object]], *rest: object) -> dict[str, float]:
+        for name, function in contenders.items():
+            ran.append(name)
+            function()
+        return dict.fromkeys(contenders, 1.0)
+
+    monkeypatch.setattr(benchmark, "rates", one_call_a_second)
+    return ran
+
+
+def test_rollouts_are_counted_in_transitions(parts: Parts, once: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, int] = {}
+    steps = benchmark.model_steps
+
+    def counting(*arguments: Any) -> Iterator[Any]:
+        for step in steps(*arguments):
+            seen[once[-1]] = seen.get(once[-1], 0) + len(step.transitions.reward)
+            yield step
+
+    monkeypatch.setattr(benchmark, "model_steps", counting)
+    found = benchmark.measure_rollouts(tiny(rollout_length=3), parts, CPU, bar())
+    assert found["per_second"] == seen == {"ours": 60, "reference": 3}
+    assert found["times_reference"] == 20
+
+
+def test_model_training_is_counted_in_samples_of_gradient_steps(
+    parts: Parts, once: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = {"ours": 0, "reference": 0}
+    train, learn = benchmark.train_model, benchmark.PlainEnsemble.update
+
+    def counting_train(model: Any, optimiser: Any, buffer: Any, settings: Any, generator: Any) -> dict[str, float]:
+        result = train(model, optimiser, buffer, settings, generator)
+        seen["ours"] += round(result["model_updates"]) * settings.model_batch_size
+        return result
+
+    def counting_learn(self: Any, batch: Any, target: Any, weights: Any) -> None:
+        assert len(weights[0]) == len(self.members)
+        seen["reference"] += len(target)
+        learn(self, batch, target, weights)
+
+    monkeypatch.setattr(benchmark, "train_model", counting_train)
+    monkeypatch.setattr(benchmark.PlainEnsemble, "update", counting_learn)
+    found = benchmark.measure_model_training(tiny(), parts, CPU, bar())
+    assert found["per_second"] == seen == {"ours": 140, "reference": 7}
+    assert found["times_reference"] == 20
+
+
+def test_updates_are_timed_on_the_same_batch_for_all(parts: Parts, once: list[str]) -> None:
+    config = tiny()
+    found = benchmark.measure_updates(config, parts, CPU, bar())
+    assert once == ["own encoder", "model's encoder", "reference"]
+    assert found["per_second"] == found["times_reference"] == dict.fromkeys(once, 1.0)
+    assert found["gflop_per_update"] == {
+        "own encoder": update_operations(config, own_encoder=True) / 1e9,
+        "model's encoder": update_operations(config, own_encoder=False) / 1e9,
+    }
+
+
+def test_the_matrix_rate_is_that_of_the_largest_product_here(once: list[str]) -> None:
+    """One product a second each: 2 * 1024^3 operations."""
+    assert benchmark.measure_matrix_rate(tiny(), CPU, bar()) == 2 * 1024**3
+    assert len(once) == 3
+
+
+def output(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as stopped:
+        cli(words)
+    captured = capsys.readouterr()
+    return int(stopped.value.code or 0), captured.out, captured.err
+
+
+def numbers(report: object, path: str = "") -> dict[str, float]:
+    """Every number of a nested report by its path."""
+    if isinstance(report, dict):
+        return {name: value for key, inner in report.items() for name, value in numbers(inner, f"{path}/{key}").items()}
+    return {path: report} if isinstance(report, (int, float)) and not isinstance(report, bool) else {}
+
+
+class CountingBar(tqdm):
+    """Counts its updates even where it is not shown."""
+
+    updates: list[float]
+    totals: list[float]
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        type(self).totals.append(options["total"])
+        super().__init__(*arguments, **options)
+
+    def update(self, n: float | None = 1) -> bool | None:
+        type(self).updates.append(n or 0)
+        return super().update(n)
+
+
+def test_the_whole_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    CountingBar.updates, CountingBar.totals = [], []
+    monkeypatch.setattr(benchmark, "tqdm", CountingBar)
+    code, out, err = output(capsys, *TINY, "--json")
+    assert code == 0
+    assert err == ""
+    assert CountingBar.totals == [sum(CountingBar.updates)]
+    report = json.loads(out)
+    assert list(report) == ["settings", "machine", "updates", "rollouts", "model_training", "stepping", "loop"]
+    measured = {path: value for path, value in numbers(report).items() if not path.startswith("/settings")}
+    assert all(math.isfinite(value) and value > 0 for value in measured.values()), measured
+    assert BenchmarkConfig(**report["settings"]) == BenchmarkConfig(
+        seconds=0.01, batch_size=8, width=8, context_size=4, history_length=2, rollouts=20, loop_steps=5,
+        env_id="Reacher-v5", as_json=True,
+    )  # fmt: skip
+
+    updates, machine, loop = report["updates"], report["machine"], report["loop"]
+    assert set(updates["per_second"]) == {"own encoder", "model's encoder", "reference"}
+    for name, value in updates["per_second"].items():
+        assert updates["times_reference"][name] == pytest.approx(value / updates["per_second"]["reference"])
+    for name, work in updates["gflop_per_update"].items():
+        share = updates["per_second"][name] * work / machine["sgemm_gflops"]
+        assert updates["share_of_sgemm"][name] == pytest.approx(share)
+    for part in ("rollouts", "model_training"):
+        ratio = report[part]["per_second"]["ours"] / report[part]["per_second"]["reference"]
+        assert report[part]["times_reference"] == pytest.approx(ratio)
+    assert set(report["stepping"]["per_second"]) == {"mujoco", "gymnasium", "collected"}
+    assert set(loop["seconds"]) == set(loop["share"])
+    assert sum(loop["share"].values()) == pytest.approx(1)
+    whole = sum(loop["seconds"].values())
+    assert loop["steps_per_second"] == pytest.approx(5 / whole)
+    named = sum(loop["share"][name] for name in ("update", "model", "environment"))
+    assert loop["overhead_share"] == pytest.approx(1 - named)
+
+
+REPORT: dict[str, Any] = {
+    "settings": dataclasses.asdict(BenchmarkConfig()),
+    "machine": {"device": "cpu", "torch": "2", "sgemm_gflops": 123.4},
+    "updates": {
+        "per_second": {"own encoder": 50.06, "model's encoder": 1234.5, "reference": 25.0},
+        "times_reference": {"own encoder": 2.0024, "model's encoder": 49.38, "reference": 1.0},
+        "share_of_sgemm": {"own encoder": 0.514, "model's encoder": 0.706},
+    },
+    "rollouts": {"per_second": {"ours": 250000.4, "reference": 1000.0}, "times_reference": 250.0004},
+    "model_training": {"per_second": {"ours": 7001.0, "reference": 999.94}, "times_reference": 7.00142},
+    "stepping": {"per_second": {"mujoco": 30000.0, "gymnasium": 20000.0, "collected": 900.0}},
+    "loop": {
+        "settings": {"updates_per_step": 4, "model_updates": 240},
+        "seconds": {"update": 6.0, "model": 2.5, "everything else": 1.5},
+        "share": {"update": 0.6, "model": 0.25, "everything else": 0.15},
+        "overhead_share": 0.1234,
+    },
+}
+
+
+def test_the_report_for_people(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark, "benchmark", lambda config: REPORT)
+    assert output(capsys) == (0, text(REPORT) + "\n", "")
+    lines = text(REPORT).splitlines()
+    assert lines[0] == (
+        "batch 256, history 10, observation 18, action 6, GRU 64, 2 x 256 units, 5 members, 1 thread(s); "
+        "best matrix product 123 GFLOP/s"
+    )
+    table = [re.split(r"\s{2,}", line.strip()) for line in lines[2:12]]
+    assert table == [
+        ["per second", "x reference", "of sgemm"],
+        ["gradient updates, encoder trained by the critics", "50.1", "2.00", "51%"],
+        ["gradient updates, encodings stored", "1,234", "49.38", "71%"],
+        ["reference: five encoders, Adam per network", "25.0", "1.00"],
+        ["model rollouts, transitions", "250,000", "250.00"],
+        ["reference: one rollout at a time", "1,000", "1.00"],
+        ["model training, samples", "7,001", "7.00"],
+        ["reference: a loop over members", "999.9", "1.00"],
+        ["steps of HalfCheetah-v5: raw mujoco", "30,000"],
+        ["gymnasium", "20,000"],
+    ]
+    assert lines[12].split() == ["collected", "by", "the", "policy", "into", "D_env", "900.0"]
+    assert lines[14:] == [
+        "one epoch of 200 steps, 4 updates per step:",
+        "  update                6.00 s  60.0%",
+        "  model                 2.50 s  25.0%",
+        "  everything else       1.50 s  15.0%",
+        "  other than updates, model training and environment: 12.3%",
+    ]
+
+
+def test_the_columns_of_the_report_line_up() -> None:
+    header, *rows = text(REPORT).splitlines()[2:13]
+    for row in rows:
+        assert len(row) == len(header), row
+
+
+POSITIVE = [
+    field.name
+    for field in dataclasses.fields(BenchmarkConfig)
+    if isinstance(field.default, int) and not isinstance(field.default, bool)
+]
+
+
+@pytest.mark.parametrize("name", POSITIVE)
+def test_sizes_below_one_are_refused(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    flag = "--" + name.replace("_", "-")
+    assert output(capsys, flag, "0") == (2, "", f"error: {flag} must be >= 1, got 0\n")
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, 3600.0, math.inf, math.nan])
+def test_times_out_of_range_are_refused(seconds: float, capsys: pytest.CaptureFixture[str]) -> None:
+    expected = f"error: --seconds must be in (0, 3600), got {seconds}\n"
+    assert output(capsys, f"--seconds={seconds}") == (2, "", expected)
+
+
+@pytest.mark.parametrize("words", [["--device", "tpu"], ["--batch-size", "many"], ["--colour", "red"]])
+def test_words_that_mean_nothing_are_refused_in_one_line(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = output(capsys, *words)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert words[-1] in err or words[0] in err
+
+
+@pytest.mark.parametrize("env_id", ["Nowhere-v0", "Pendulum-v1", "InvertedPendulum-v5"])
+def test_environments_that_cannot_be_measured_are_refused_in_one_line(
+    env_id: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Unknown, not MuJoCo's, and one whose episodes end early without a method that says when."""
+    code, out, err = output(capsys, *TINY, "--json", "--env-id", env_id)
+    assert (code, out) == (2, "")
+    assert env_id in err
+    assert err.count("\n") == 1
