@@ -41,6 +41,8 @@ class Config:
     """Seed of everything: same seed, device and thread count, same run."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes a GPU when there is one."""
+    cuda_graphs: bool = False
+    """Replay each update of the agent as one CUDA graph. Experimental: written without a GPU at hand, never run."""
     threads: int = 1
     """CPU threads for torch; two runs with one thread each beat one run with two."""
     resume: bool = False

@@ -60,7 +60,7 @@ def warnings_of(
     """What a reader of this row of metrics should worry about, in words; empty when nothing stands out.
 
     Args:
-        row: with q_mean, entropy and temperature, means over an epoch.
+        row: with critic_loss, q_mean, entropy and temperature, means over an epoch.
         largest_reward: largest absolute reward seen in the real environment.
         discount: gamma.
         target_entropy: of the policy, or what it would be, in nats.
@@ -71,6 +71,11 @@ def warnings_of(
         found.append(
             f"Q diverges: its mean target is {row['q_mean']:.3g}, and no policy can earn more than {reachable:.3g} "
             f"(rewards up to {largest_reward:.3g})"
+        )
+    if row["critic_loss"] > (2 * reachable) ** 2:
+        found.append(
+            f"critics diverge: their mean loss is {row['critic_loss']:.3g}, where errors as large as every return that "
+            f"can be earned, {reachable:.3g}, make {reachable**2:.3g}"
         )
     # One nat per action coordinate; the target is minus one nat per coordinate by default.
     if row["entropy"] < target_entropy - max(abs(target_entropy), 1.0):

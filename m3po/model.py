@@ -10,9 +10,6 @@ from torch import Tensor, nn
 from m3po.context_encoder import ContextEncoder, Normaliser
 from m3po.networks import StackedMLP
 
-# In standard deviations of the data; how far rollouts in the model may run away.
-LARGEST_DEVIATION = 100.0
-
 
 class EnsembleModel(nn.Module):
     """p_theta(r, o' | a, h) = (1/E) sum_{b elite} N((o' - o, r); mu_b(a, h), diag sigma_b(a, h)^2), in normalised units
@@ -53,10 +50,21 @@ class EnsembleModel(nn.Module):
         self.members = members
         observation_size = len(encoder.observation_normaliser.mean)
         self.target_normaliser = Normaliser(observation_size + 1)
+        # Where samples of (o', r) are kept; everywhere until ``fit_reach``.
+        self.register_buffer("reach_low", torch.full((observation_size + 1,), -torch.inf))
+        self.register_buffer("reach_high", torch.full((observation_size + 1,), torch.inf))
+        self.reach_low: Tensor
+        self.reach_high: Tensor
         self.heads = StackedMLP(members, encoder.feature_size + action_size, width, layers, 2 * (observation_size + 1))
         # Bounds of the log variance are learned, as in PETS: a head far from data falls back to the largest seen.
         self.log_variance_high = nn.Parameter(torch.full((observation_size + 1,), 0.5))
         self.log_variance_low = nn.Parameter(torch.full((observation_size + 1,), -8.0))
+
+    def fit_reach(self, outcomes: Tensor) -> None:
+        """Keep samples of (o', r) within the range of ``outcomes`` [N, O + 1], widened by its width on either side."""
+        low, high = outcomes.min(dim=0).values, outcomes.max(dim=0).values
+        self.reach_low.copy_(low - (high - low))
+        self.reach_high.copy_(high + (high - low))
 
     def choose_elites(self, losses: Tensor) -> None:
         """Make the members with the smallest ``losses`` [B] the elites; equal losses go by number."""
@@ -108,8 +116,9 @@ class EnsembleModel(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Draw an elite member per row, then (o', r) from it. Shapes [N, F], [N, O], [N, A] -> [N, O], [N].
 
-        o' is kept within 100 standard deviations of the data, so that long rollouts of a poor model stay finite. Real
-        observations are never out there, so this cannot increase the model's total variation from the truth.
+        Both are kept within reach of what was seen (``fit_reach``): one rollout that runs away from a poor model
+        teaches the critics values that they do not recover from. Where real outcomes never leave that reach, this
+        cannot increase the model's total variation from the truth.
         """
         mean, log_variance = self.elite_moments(features, action)
         count, device = len(features), features.device
@@ -118,10 +127,9 @@ class EnsembleModel(nn.Module):
         noise = torch.randn(count, mean.shape[-1], generator=generator, device=device)
         drawn = mean[member, rows] + torch.exp(0.5 * log_variance[member, rows]) * noise
         drawn = drawn * self.target_normaliser.std + self.target_normaliser.mean
-        seen = self.encoder.observation_normaliser
-        reach = LARGEST_DEVIATION * seen.std
-        next_observation = (observation + drawn[:, :-1]).clamp(seen.mean - reach, seen.mean + reach)
-        return next_observation, drawn[:, -1]
+        outcome = torch.cat([observation + drawn[:, :-1], drawn[:, -1:]], dim=1)
+        outcome = outcome.clamp(self.reach_low, self.reach_high)
+        return outcome[:, :-1], outcome[:, -1]
 
     def expected_reward(self, features: Tensor, action: Tensor, low: float, high: float) -> Tensor:
         """r_theta(h, a) = (1/E) sum_{b elite} clip(mu_b^r(h, a), low, high). Shapes [N, F], [N, A] -> [N]."""

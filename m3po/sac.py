@@ -67,12 +67,14 @@ class SoftActorCriticSettings:
         target_rate: step of the target critics towards the critics, in (0, 1].
         target_entropy: in nats; None keeps the temperature fixed.
         learning_rate: of Adam, for policy, critics, temperature and an encoder trained by the critics.
+        capturable: keep step counts and learning rates on the (CUDA) device, so that a graph can hold an update.
     """
 
     discount: float
     target_rate: float
     target_entropy: float | None
     learning_rate: float
+    capturable: bool = False
 
 
 class SoftActorCritic:
@@ -100,12 +102,13 @@ class SoftActorCritic:
         self.settings = settings
         encoded_by = [] if encoder is None else list(encoder.parameters())
         # Adam treats every element on its own, so one optimiser serves policy and temperature.
-        self.policy_optimiser = torch.optim.Adam(
-            [*policy.parameters(), self.log_temperature], lr=settings.learning_rate, fused=True
-        )
-        self.critic_optimiser = torch.optim.Adam(
-            [*critics.parameters(), *encoded_by], lr=settings.learning_rate, fused=True
-        )
+        self.policy_optimiser = self._adam([*policy.parameters(), self.log_temperature])
+        self.critic_optimiser = self._adam([*critics.parameters(), *encoded_by])
+
+    def _adam(self, parameters: list[Tensor]) -> torch.optim.Adam:
+        rate, capturable = self.settings.learning_rate, self.settings.capturable
+        rates = torch.tensor(rate, device=parameters[0].device) if capturable else rate
+        return torch.optim.Adam(parameters, lr=rates, fused=True, capturable=capturable)
 
     def update(self, batch: Transitions | Segments, generator: torch.Generator) -> dict[str, Tensor]:
         """One gradient step of critics, policy and temperature; returns detached scalars by name.
@@ -155,7 +158,10 @@ class SoftActorCritic:
         """Of all optimisers, from now on."""
         for optimiser in self.optimisers().values():
             for group in optimiser.param_groups:
-                group["lr"] = learning_rate
+                if isinstance(group["lr"], Tensor):
+                    group["lr"].fill_(learning_rate)
+                else:
+                    group["lr"] = learning_rate
 
     def modules(self) -> dict[str, nn.Module]:
         """What a checkpoint stores of the networks."""

@@ -19,6 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from m3po.allocation import keep_freed_memory
+from m3po.captured_update import CapturedUpdate
 from m3po.command_line import run
 from m3po.config import Config
 from m3po.context_encoder import ContextEncoder
@@ -49,7 +50,7 @@ class Training:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.device = choose_device(config.device)
+        self.device = choose_device(config.device, cuda_graphs=config.cuda_graphs)
         torch.set_num_threads(config.threads)
         keep_freed_memory()
         self.options = config.environment_options()
@@ -101,8 +102,11 @@ class Training:
         own = ContextEncoder(*sizes).to(self.device) if config.context_training == "critic" else None
         self.target_entropy = -float(action_size) if config.target_entropy is None else config.target_entropy
         tuned = self.target_entropy if config.temperature_tuning == "automatic" else None
-        settings = SoftActorCriticSettings(config.discount, config.target_rate, tuned, config.learning_rate)
+        settings = SoftActorCriticSettings(
+            config.discount, config.target_rate, tuned, config.learning_rate, capturable=config.cuda_graphs
+        )
         self.agent = SoftActorCritic(network, critics, settings, config.initial_temperature, own)
+        self.update = CapturedUpdate(self.agent) if config.cuda_graphs else self.agent.update
         self.policy = HistoryPolicy(encoder if own is None else own, network)
         self.data_policy = self.policy.snapshot()
         self.model_optimiser = torch.optim.AdamW(
@@ -167,7 +171,7 @@ class Training:
             self.add_rollouts(config.rollouts_per_step * config.rollout_interval)
         with self.stopwatch.measure("update"):
             batches = self.draw_batches(config.updates_per_step)
-            metrics = [self.agent.update(batch, self.generator) for batch in batches]
+            metrics = [self.update(batch, self.generator) for batch in batches]
             check_updates(metrics, batches, step=self.steps)
             for each in metrics:
                 self._sums = {name: self._sums.get(name, 0.0) + value.double() for name, value in each.items()}
@@ -412,15 +416,18 @@ class Training:
         return True
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(name: str, *, cuda_graphs: bool = False) -> torch.device:
     """auto, cpu or cuda -> a device.
 
     Raises:
-        ValueError: when cuda is asked for and there is none.
+        ValueError: when cuda, or what needs it, is asked for and there is none.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: no CUDA device is available")
-    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
+    device = torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
+    if cuda_graphs and device.type != "cuda":
+        raise ValueError(f"--cuda-graphs needs a CUDA device, and this run is on the {device.type}")
+    return device
 
 
 def train(config: Config) -> RunDirectory:
@@ -433,7 +440,7 @@ def train(config: Config) -> RunDirectory:
     """
     # A wrong id or option must not leave a run directory behind.
     make_environment(config.env_id, **config.environment_options()).close()
-    choose_device(config.device)
+    choose_device(config.device, cuda_graphs=config.cuda_graphs)
     directory = RunDirectory.resume(config) if config.resume else RunDirectory.create(config)
     try:
         if directory.complete:

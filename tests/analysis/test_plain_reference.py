@@ -231,6 +231,9 @@ def test_losses_and_gradients_agree_while_the_critics_stand_still(monkeypatch: p
     assert_same(summed, of_the_encoder(as_theirs(our_encoder, our_critics, 0)))
     assert all(gradient.abs().max() > 0 for gradient in summed.values())
     assert_same(of_the_head(their_policy), of_the_head(as_theirs(our_encoder, our_policy, 0)))
+    temperatures = (plain.log_temperature, agent.log_temperature)
+    theirs, own = (each.grad.item() for each in temperatures if each.grad is not None)
+    assert theirs == pytest.approx(own, rel=1e-6)
 
 
 def test_target_networks_follow_at_the_same_rate() -> None:

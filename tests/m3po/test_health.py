@@ -88,7 +88,7 @@ def test_a_batch_of_segments_is_described_too() -> None:
 @pytest.mark.parametrize("sign", [1, -1])
 def test_q_diverges_beyond_twice_what_can_be_earned(entropy: float, sign: int) -> None:
     def found(q_mean: float) -> list[str]:
-        row = {"q_mean": sign * q_mean, "entropy": entropy, "temperature": 0.5}
+        row = {"critic_loss": 0.5, "q_mean": sign * q_mean, "entropy": entropy, "temperature": 0.5}
         return warnings_of(row, largest_reward=2.0, discount=0.9, target_entropy=-2.0)
 
     assert found(69.9) == []
@@ -104,7 +104,7 @@ def test_q_diverges_beyond_twice_what_can_be_earned(entropy: float, sign: int) -
 )
 def test_entropy_collapses_well_below_its_target(target: float, threshold: float) -> None:
     def found(entropy: float) -> list[str]:
-        row = {"q_mean": 0.0, "entropy": entropy, "temperature": 0.1}
+        row = {"critic_loss": 0.5, "q_mean": 0.0, "entropy": entropy, "temperature": 0.1}
         return warnings_of(row, largest_reward=1.0, discount=0.9, target_entropy=target)
 
     assert found(threshold + 0.01) == []
@@ -112,15 +112,31 @@ def test_entropy_collapses_well_below_its_target(target: float, threshold: float
     assert warning == f"entropy collapse: {threshold - 0.01:.3g} nats, the target is {target:.3g}"
 
 
-def test_both_warnings_may_come_at_once() -> None:
-    row = {"q_mean": 1e6, "entropy": -50.0, "temperature": 0.1}
-    first, second = warnings_of(row, largest_reward=1.0, discount=0.95, target_entropy=-6.0)
+# Two critics that are wrong by twice the 35 from above: 2 * 0.5 * 70^2 = 4900.
+@pytest.mark.parametrize("entropy", [3.0, -3.0])
+def test_critics_diverge_beyond_errors_of_twice_what_can_be_earned(entropy: float) -> None:
+    def found(critic_loss: float) -> list[str]:
+        row = {"critic_loss": critic_loss, "q_mean": 0.0, "entropy": entropy, "temperature": 0.5}
+        return warnings_of(row, largest_reward=2.0, discount=0.9, target_entropy=-2.0)
+
+    assert found(4890.0) == []
+    (warning,) = found(4910.0)
+    assert warning == (
+        "critics diverge: their mean loss is 4.91e+03, where errors as large as every return that can be earned, 35, "
+        "make 1.22e+03"
+    )
+
+
+def test_all_warnings_may_come_at_once() -> None:
+    row = {"critic_loss": 1e9, "q_mean": 1e6, "entropy": -50.0, "temperature": 0.1}
+    first, second, third = warnings_of(row, largest_reward=1.0, discount=0.95, target_entropy=-6.0)
     assert first.startswith("Q diverges: its mean target is 1e+06")
-    assert second.startswith("entropy collapse: -50 nats")
+    assert second.startswith("critics diverge: their mean loss is 1e+09")
+    assert third.startswith("entropy collapse: -50 nats")
 
 
 @pytest.mark.parametrize("q_mean", [-20.0, 0.0, 20.0])
 @pytest.mark.parametrize("entropy", [-7.0, -6.0, 4.0])
 def test_a_sound_row_has_no_warnings(q_mean: float, entropy: float) -> None:
-    row = {"q_mean": q_mean, "entropy": entropy, "temperature": 0.1}
+    row = {"critic_loss": 2.0, "q_mean": q_mean, "entropy": entropy, "temperature": 0.1}
     assert warnings_of(row, largest_reward=1.0, discount=0.95, target_entropy=-6.0) == []

@@ -260,7 +260,6 @@ def test_samples_come_from_the_elites_and_from_each_as_often() -> None:
     layer.bias[..., size:] = -1e4
     count = 30000
     features, observation = torch.zeros(count, built.encoder.feature_size), torch.zeros(count, OBSERVATION)
-    built.encoder.observation_normaliser.std.fill_(100.0)  # far from the limit
     following, reward = built.sample(features, observation, torch.zeros(count, 2), torch.Generator().manual_seed(0))
     drawn = built.target_normaliser(torch.cat([following, reward[:, None]], dim=1)) / 10
     member = drawn.round().long()
@@ -308,3 +307,18 @@ def test_members_that_are_not_elites_still_learn() -> None:
     losses = built.member_losses(features, action, target)
     assert losses.shape == (5, 6)
     assert torch.equal(losses, whole.member_losses(features, action, target))
+
+
+@torch.no_grad()
+def test_samples_stay_within_reach_of_what_was_seen_and_are_untouched_inside_it() -> None:
+    """Seen o' in [-1, 3] and r in [0, 1]: samples are kept in [-5, 7] and [-1, 2]."""
+    built, features, observation, action = small_model(1, 2)
+    rows = (features.expand(4000, -1), observation.expand(4000, -1), action.expand(4000, -1))
+    built.target_normaliser.std.fill_(6.0)
+    free = built.sample(*rows, torch.Generator().manual_seed(0))
+    built.fit_reach(torch.tensor([[-1.0, 0.5], [3.0, 0.0], [2.0, 1.0]]))
+    kept = built.sample(*rows, torch.Generator().manual_seed(0))
+    for loose, held, (low, high) in zip(free, kept, ((-5.0, 7.0), (-1.0, 2.0)), strict=True):
+        assert loose.min() < low
+        assert loose.max() > high
+        torch.testing.assert_close(held, loose.clamp(low, high), rtol=0, atol=0)

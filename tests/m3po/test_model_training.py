@@ -276,3 +276,14 @@ def test_a_linear_gaussian_system_is_recovered(history_length: int) -> None:
     assert (error < 0.35 * noise).all(), error / noise
     spread = samples.std(dim=0).median(dim=0).values
     assert ((spread / noise - 1).abs() < 0.12).all(), spread / noise
+
+
+def test_the_reach_of_samples_is_fitted_to_observations_and_rewards() -> None:
+    buffer = filled_buffer(episodes_of([20, 20], seed=0), 3)
+    model = fresh_model()
+    train(model, buffer, settings(model_updates=1))
+    following = buffer.observations[:40] + buffer.targets(torch.arange(40))[:, :-1]
+    seen = torch.cat([following, buffer.rewards[:40, None]], dim=1)
+    width = seen.amax(dim=0) - seen.amin(dim=0)
+    torch.testing.assert_close(model.reach_low, seen.amin(dim=0) - width)
+    torch.testing.assert_close(model.reach_high, seen.amax(dim=0) + width)

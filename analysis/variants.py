@@ -1,0 +1,168 @@
+"""``python -m analysis.variants RUN_DIR... --out FILE.csv``: learning curves of the algorithm's variants in one table.
+
+Runs of one variant differ in nothing but their seed, and variants in nothing but what names them; anything else is
+refused, because a comparison would mix two causes.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+from numpy.typing import NDArray
+from scipy import stats
+
+from analysis.anchors import landed_anchors
+from m3po.command_line import run
+from m3po.config import Config
+from m3po.run_directory import RunDirectory
+
+# What may tell one run from another, besides where it lies and how its session was started.
+VARIED = ("algorithm", "rollout_length", "history_length", "final_model_share")
+NOT_COMPARED = (*VARIED, "seed", "run_dir", "resume", "from_previous", "checkpoint_minutes")
+COLUMNS = ("return", "return_standard_error", "eps_m", "eps_m_mean", "eps_pi_mean")
+
+
+@dataclass(frozen=True)
+class VariantsConfig:
+    """Collect the metrics of finished runs, of several variants with several seeds each, into one CSV; print the final
+    evaluations (the last, not the best) with 95% Student intervals over seeds."""
+
+    run_dirs: tyro.conf.Positional[tuple[Path, ...]]
+    """Finished run directories of m3po.train, all of one environment."""
+    out: Path | None = None
+    """Where to write the CSV; nowhere when not given."""
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
+    """Print JSON instead of a table."""
+
+    def __post_init__(self) -> None:
+        if not self.run_dirs:
+            raise ValueError("name at least one run directory")
+        if self.out is not None and not self.out.parent.is_dir():
+            raise ValueError(f"--out: no directory {self.out.parent}")
+
+
+def name_of(config: Config) -> str:
+    """What the paper calls the variant: ``k=1``, ``Full``, ``M3PO-h`` or ``memoryless``."""
+    if config.history_length == 0:
+        return "memoryless" + ("" if config.rollout_length == 1 else f" k={config.rollout_length}")
+    if config.algorithm == "m3po-full":
+        return "Full"
+    k = f"k={config.rollout_length}"
+    return k if config.algorithm == "m3po" else "M3PO-h" + ("" if config.rollout_length == 1 else f" {k}")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished run: its variant, its seed, the commits it was made with, and the rows of its metrics."""
+
+    variant: str
+    seed: int
+    commits: tuple[str, ...]
+    rows: tuple[dict[str, Any], ...]
+
+
+def load(run_dirs: Sequence[Path]) -> list[Run]:
+    """Read the runs, sorted by variant and seed.
+
+    Raises:
+        ValueError: when one is not finished, two are the same, or they differ in what does not name a variant.
+    """
+    directories = [RunDirectory.read(path) for path in run_dirs]
+    first = asdict(directories[0].config)
+    runs: dict[tuple[str, int], Run] = {}
+    for directory in directories:
+        settings = asdict(directory.config)
+        for name, value in settings.items():
+            if name not in NOT_COMPARED and value != first[name]:
+                raise ValueError(f"{directory.path} has {name}={value}, {directories[0].path} has {first[name]}")
+        if not directory.complete:
+            raise ValueError(f"{directory.path} is not finished")
+        key = name_of(directory.config), directory.config.seed
+        if key in runs:
+            raise ValueError(f"{directory.path}: there are two runs of {key[0]} with seed {key[1]}")
+        commits = {f"{each['commit']}{'+' if each['dirty'] else ''}" for each in directory.provenance()}
+        runs[key] = Run(*key, tuple(sorted(commits)), tuple(directory.metrics()))
+    return [runs[key] for key in sorted(runs)]
+
+
+def table(runs: Sequence[Run]) -> str:
+    """The CSV: one line per run and evaluation, after comment lines that say where it comes from."""
+    text = io.StringIO()
+    commits = sorted({commit for each in runs for commit in each.commits})
+    text.write(f"# trained with m3po.train at commit {', '.join(commits)}\n")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["variant", "seed", "step", *COLUMNS])
+    for each in runs:
+        for row in each.rows:
+            values = [f"{row[name]:.6g}" if name in row else "" for name in COLUMNS]
+            writer.writerow([each.variant, each.seed, row["step"], *values])
+    return text.getvalue()
+
+
+def student_interval(values: NDArray[np.float64], confidence: float = 0.95) -> tuple[float, float, float]:
+    """Mean and the ends of Student's interval for it, which supposes normal values; [S], S >= 2 for finite ends."""
+    mean = float(values.mean())
+    if len(values) < 2:
+        return mean, float("-inf"), float("inf")
+    half = stats.t.ppf(0.5 + confidence / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    return mean, mean - float(half), mean + float(half)
+
+
+def summary(runs: Sequence[Run]) -> dict[str, Any]:
+    """The final evaluation of every variant."""
+    variants: dict[str, dict[str, Any]] = {}
+    for each in runs:
+        entry = variants.setdefault(each.variant, {"seeds": [], "final_returns": [], "eps_m_mean": []})
+        entry["seeds"].append(each.seed)
+        entry["final_returns"].append(each.rows[-1]["return"])
+        if "eps_m_mean" in each.rows[-1]:
+            entry["eps_m_mean"].append(each.rows[-1]["eps_m_mean"])
+    for entry in variants.values():
+        finals = np.array(entry["final_returns"])
+        entry["mean"], entry["lower"], entry["upper"] = student_interval(finals)
+        entry["median"], entry["worst"] = float(np.median(finals)), float(finals.min())
+    return {"steps": runs[0].rows[-1]["step"], "variants": variants}
+
+
+def text(record: dict[str, Any], anchors: dict[str, float]) -> str:
+    """The summary as a table, best mean first."""
+    lines = [f"final evaluation after {record['steps']} steps; 95% Student intervals over seeds"]
+    lines.append(f"  {'variant':<14}{'seeds':>6}{'mean':>8}{'interval':>19}{'median':>9}{'worst':>8}{'eps_m mean':>12}")
+    for name, entry in sorted(record["variants"].items(), key=lambda item: -item[1]["mean"]):
+        interval = f"[{entry['lower']:.1f}, {entry['upper']:.1f}]"
+        error = f"{np.mean(entry['eps_m_mean']):.2f}" if entry["eps_m_mean"] else ""
+        lines.append(
+            f"  {name:<14}{len(entry['seeds']):>6}{entry['mean']:>8.1f}{interval:>19}{entry['median']:>9.1f}"
+            f"{entry['worst']:>8.1f}{error:>12}"
+        )
+    lines += [f"  {name:<20}{value:>8.1f}" for name, value in anchors.items()]
+    return "\n".join(lines)
+
+
+def main(config: VariantsConfig) -> int:
+    runs = load(config.run_dirs)
+    record = summary(runs)
+    if config.out is not None:
+        config.out.write_text(table(runs))
+        print(f"table: {config.out}", file=sys.stderr)
+    point_mass = RunDirectory.read(config.run_dirs[0]).config.env_id == "m3po/SwitchingPointMass-v0"
+    anchors = landed_anchors() if point_mass else {}
+    print(json.dumps(record, indent=1) if config.as_json else text(record, anchors))
+    return 0
+
+
+def cli(arguments: Sequence[str] | None = None) -> None:
+    run(main, VariantsConfig, arguments, prog="python -m analysis.variants")
+
+
+if __name__ == "__main__":
+    cli()

@@ -1,0 +1,136 @@
+"""Figure 9's question on SwitchingPointMass: rollout length, full-model rollouts, and the variants beside them.
+
+The table: five seeds of 7,000 real steps each, 50 evaluation episodes per point, by
+
+    for seed in 0 1 2 3 4; do
+      for k in 1 3 5 10; do python -m m3po.train --run-dir runs/k$k-$seed --rollout-length $k --seed $seed; done
+      python -m m3po.train --run-dir runs/full-$seed --algorithm m3po-full --seed $seed
+      python -m m3po.train --run-dir runs/h-$seed --algorithm m3po-h --seed $seed
+      python -m m3po.train --run-dir runs/memoryless-$seed --history-length 0 --seed $seed
+    done
+    python -m analysis.variants runs/* --out paper_figures/data/variants_switching_point_mass.csv
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.anchors import landed_anchors
+from analysis.figure_style import figure_style
+from analysis.learning_curves import ANCHOR_COLOURS, ANCHOR_LABELS
+from analysis.variants import student_interval
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+DATA = Path(__file__).parent / "data" / "variants_switching_point_mass.csv"
+IMAGE = Path("docs/images/figure9_point_mass.png")
+COLOURS = {
+    "k=1": "#0072b2", "k=3": "#56b4e9", "k=5": "#009e73", "k=10": "#e69f00", "Full": "#d55e00", "M3PO-h": "#cc79a7",
+    "memoryless": "#8a8a8a",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Variant:
+    """The learning curves of one variant.
+
+    Attributes:
+        name: as in the table.
+        steps: [E] real environment steps.
+        returns: [S, E], one row per seed.
+        mean, lower, upper: [E], with 95% Student intervals over seeds.
+    """
+
+    name: str
+    steps: NDArray[np.float64]
+    returns: NDArray[np.float64]
+    mean: NDArray[np.float64]
+    lower: NDArray[np.float64]
+    upper: NDArray[np.float64]
+
+
+def load(data: Path = DATA) -> tuple[Variant, ...]:
+    """The table's variants, in the order of ``COLOURS``."""
+    with data.open() as file:
+        rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
+    variants = []
+    for name in COLOURS:
+        seeds = sorted({int(row["seed"]) for row in rows if row["variant"] == name})
+        curves = [
+            [
+                (float(row["step"]), float(row["return"]))
+                for row in rows
+                if row["variant"] == name and int(row["seed"]) == s
+            ]
+            for s in seeds
+        ]
+        if not curves:
+            continue
+        points = np.array(curves)
+        returns = points[:, :, 1]
+        ends = np.array([student_interval(column) for column in returns.T])
+        variants.append(Variant(name, points[0, :, 0], returns, ends[:, 0], ends[:, 1], ends[:, 2]))
+    return tuple(variants)
+
+
+def draw(axes: Sequence[Axes], variants: Sequence[Variant], anchors: dict[str, float]) -> None:
+    """Left: mean learning curves. Right: the final evaluation of every seed, with the mean and its interval."""
+    curves, finals = axes
+    for place, variant in enumerate(variants):
+        colour = COLOURS[variant.name]
+        curves.plot(variant.steps, variant.mean, color=colour, label=variant.name)
+        finals.plot(
+            np.full(len(variant.returns), place), variant.returns[:, -1], "o", color=colour, alpha=0.45, markersize=4,
+            markeredgewidth=0,
+        )  # fmt: skip
+        mean, below, above = (values[-1] for values in (variant.mean, variant.lower, variant.upper))
+        finals.errorbar(
+            place + 0.22, mean, [[mean - below], [above - mean]], fmt="_", color=colour, capsize=3, markersize=9
+        )
+    for name, value in anchors.items():
+        for here in axes:
+            here.axhline(value, color=ANCHOR_COLOURS[name], lw=1.0, ls="--", zorder=0)
+        finals.annotate(
+            ANCHOR_LABELS[name], (1.0, value), xycoords=("axes fraction", "data"),
+            xytext=(3, -3 if name == "filter" else 3), textcoords="offset points", fontsize=7,
+            va="top" if name == "filter" else "bottom", color=ANCHOR_COLOURS[name],
+        )  # fmt: skip
+    curves.set_xlabel("real environment steps")
+    curves.set_ylabel("return of an episode")
+    curves.set_title("mean over seeds", loc="left")
+    curves.legend(loc="lower right", fontsize=7.5, ncols=2)
+    finals.set_xticks(range(len(variants)), [variant.name for variant in variants])
+    finals.set_title("final evaluation: seeds, and mean with 95% interval", loc="left")
+    for here in axes:
+        here.set_ylim(-5, 90)
+
+
+def main(image: Path = IMAGE) -> Path:
+    """Draw and write the figure; returns where."""
+    with figure_style():
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(10.0, 4.0), layout="constrained")
+        variants = load()
+        draw(figure.subplots(1, 2, width_ratios=(1, 1.25)), variants, landed_anchors())
+        seeds = len(variants[0].returns)
+        figure.suptitle(
+            f"m3po/SwitchingPointMass-v0, {seeds} seeds per variant, {variants[0].steps[-1]:,.0f} real steps, "
+            "50 episodes of the deterministic policy per evaluation",
+            x=0.01, ha="left", fontsize=9,
+        )  # fmt: skip
+        image.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(image, dpi=110)
+    return image
+
+
+if __name__ == "__main__":
+    print(main())
