@@ -1,7 +1,8 @@
 """The algorithm's inner loops as one writes them first: what ``analysis.benchmark`` is measured against.
 
-Same networks, same losses, same numbers (tests hold them together); but every network is its own module with its own
-encoder and its own optimiser, members and critics are a Python loop, and padded windows go through torch.nn.GRU.
+Same networks, same losses, same numbers (tests hold them together), but for the learned bounds of the ensemble's log
+variance, which are left out; and every network is its own module with its own encoder and its own optimiser, members
+and critics are a Python loop, and padded windows go through torch.nn.GRU.
 """
 
 from __future__ import annotations

@@ -175,6 +175,10 @@ class Config:
                 f"--rollout-growth-end must be >= {self.rollout_growth_start} (--rollout-growth-start), "
                 f"got {self.rollout_growth_end}"
             )
+        if self.rollout_growth_start > self.total_steps:
+            raise ValueError(
+                f"--rollout-growth-start must be <= {self.total_steps} (--total-steps), got {self.rollout_growth_start}"
+            )
         if self.algorithm == "m3po-h" and self.final_model_share > self.model_share:
             raise ValueError(
                 f"--final-model-share must be <= {self.model_share} (--model-share), got {self.final_model_share}"
@@ -207,12 +211,16 @@ class Config:
         """k after ``step`` real steps: k_0 + floor((k_1 - k_0) (step - start)/(end - start)), within [k_0, k_1]."""
         if self.final_rollout_length is None:
             return self.rollout_length
-        start, end = self.rollout_growth_start, self.rollout_growth_end
-        passed, whole = step - start, (self.total_steps if end is None else end) - start
-        growth = self.final_rollout_length - self.rollout_length
-        if passed >= whole:
+        start, end = self.rollout_growth_start, self._rollout_growth_end()
+        if step < start:
+            return self.rollout_length
+        if step >= end:
             return self.final_rollout_length
-        return self.rollout_length + growth * max(passed, 0) // whole
+        growth = self.final_rollout_length - self.rollout_length
+        return self.rollout_length + growth * (step - start) // (end - start)
+
+    def _rollout_growth_end(self) -> int:
+        return self.total_steps if self.rollout_growth_end is None else self.rollout_growth_end
 
     def model_share_at(self, step: int) -> float:
         """Share of D_model in a batch after ``step`` real steps."""
