@@ -16,7 +16,7 @@ class DivergenceError(ArithmeticError):
 
 
 def magnitudes(**arrays: Tensor) -> str:
-    """Largest absolute values and how many entries are not finite, by name: ``reward up to 310 (2 of 256 not finite)``."""
+    """Largest absolute values and how many entries are not finite, as ``reward up to 310 (2 of 256 not finite)``."""
     parts = []
     for name, values in arrays.items():
         finite = torch.isfinite(values)

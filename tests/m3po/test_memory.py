@@ -34,7 +34,7 @@ class Wide(gym.Env[Any, Any]):
 
 def peak_of_a_training(context_training: str, answer: Any) -> None:
     """Fill D_env, train the model once, fill D_model, update, and write a checkpoint; put the peak memory in bytes."""
-    gym.register(id="test/Wide-v0", entry_point=Wide, max_episode_steps=1000)
+    gym.register(id="test/Wide-v0", entry_point=f"{__name__}:Wide", max_episode_steps=1000)
     config = Config(
         run_dir=Path("unused"), env_id="test/Wide-v0", total_steps=SAMPLES + 1000, context_training=context_training,  # type: ignore[arg-type]
         model_updates=20, rollouts_per_step=1000, history_length=10, context_size=64, width=200, layers=4,
