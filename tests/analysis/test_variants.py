@@ -97,15 +97,6 @@ def test_the_table_holds_every_evaluation_and_the_figure_reads_it(runs: list[Pat
     np.testing.assert_array_equal([line.get_ydata() for line in seeds], [[10, 20], [3, 7]])
 
 
-def test_the_landed_table_is_whole() -> None:
-    """Seven variants, five seeds each, every evaluation of 7,000 steps."""
-    variants = figure9_point_mass.load()
-    assert [variant.name for variant in variants] == list(figure9_point_mass.COLOURS)
-    for variant in variants:
-        assert variant.returns.shape == (5, 34), variant.name
-        assert variant.steps[[0, 1, -1]].tolist() == [0, 600, 7000]
-
-
 def message(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     with pytest.raises(SystemExit) as stop:
         cli(arguments)
