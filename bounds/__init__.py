@@ -2,6 +2,6 @@
 
 from bounds.bound import Bound
 from bounds.catalogue import ALL_BOUNDS, get
-from bounds.certificate import Certificate, certificate
+from bounds.certificate import Certificate, LinearWeights, certificate, linear_weights
 
-__all__ = ["ALL_BOUNDS", "Bound", "Certificate", "certificate", "get"]
+__all__ = ["ALL_BOUNDS", "Bound", "Certificate", "LinearWeights", "certificate", "get", "linear_weights"]

@@ -128,6 +128,52 @@ def certificate(
     )
 
 
+@dataclass(frozen=True, eq=False)
+class LinearWeights:
+    """What every entry of the profiles weighs in Theorem 4 without its caps, for a reward range of 1.
+
+    value - tail_part <= R (model_error . m + policy_divergence . d) + reward_error . e, with equality while no cap is
+    reached. A mean of weighted sums over trajectories needs one confidence interval where profiles need H.
+
+    Attributes:
+        model_error: [H], of m_t; the last is 0, since nothing after that transition is rewarded.
+        policy_divergence: [H], of d_t.
+        reward_error: [H], gamma^t, of e_t.
+    """
+
+    model_error: FloatArray
+    policy_divergence: FloatArray
+    reward_error: FloatArray
+
+
+def linear_weights(
+    horizon: int, *, discount: float, rollout_length: int | None = None, learned_reward: bool = False
+) -> LinearWeights:
+    """m_s weighs sum_{t>s} gamma^t max(0, n_t - (t-s) + 1)/n_t, n_t = min(t, k) (full: sum_{t>s} gamma^t), and d_s
+    weighs sum_{t>s} gamma^t, with a learned reward sum_{t>=s} gamma^t. Times run from 0 to H - 1.
+
+    Args and raises: as ``certificate``, with ``horizon`` H >= 1.
+
+    Source:
+        this project, Theorem 4 (docs/theory.md), sums exchanged.
+    """
+    if not 0 <= discount < 1:
+        raise ValueError(f"discount must be in [0, 1), got {discount}")
+    if horizon < 1:
+        raise ValueError(f"horizon must be >= 1, got {horizon}")
+    k = _rollout_length(rollout_length, horizon)
+    powers = np.power(float(discount), np.arange(horizon))
+    following = np.append(np.cumsum(powers[::-1])[::-1], 0.0)
+    model_error = np.zeros(horizon)
+    for time in range(1, horizon):
+        if rollout_length is None:
+            model_error[:time] += powers[time]
+            continue
+        steps = min(time, k)
+        model_error[time - steps : time] += powers[time] * np.arange(1, steps + 1) / steps
+    return LinearWeights(model_error, following[:-1] if learned_reward else following[1:], powers)
+
+
 def _profile(name: str, values: npt.ArrayLike, largest: float) -> FloatArray:
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1:

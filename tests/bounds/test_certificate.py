@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import bounds
-from bounds import Certificate, certificate
+from bounds import Certificate, certificate, linear_weights
 
 
 def slow_certificate(
@@ -214,3 +214,33 @@ def test_a_bad_value_is_named(change: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=r".") as raised:
         certificate(**arguments)
     assert named in str(raised.value)
+
+
+@given(problems())
+def test_without_its_caps_the_certificate_is_a_weighted_sum(problem: dict[str, Any]) -> None:
+    """Equal while no sum of errors reaches 1, and never smaller: the caps only help."""
+    m, d, e = (None if problem[name] is None else np.array(problem[name]) for name in ("m", "d", "e"))
+    assert m is not None
+    assert d is not None
+    horizon = len(d)
+    weights = linear_weights(
+        horizon, discount=problem["discount"], rollout_length=problem["k"], learned_reward=e is not None
+    )
+    padded = np.append(m, np.zeros(horizon - len(m)))
+    for scale in (1.0, 1 / (1 + m.sum() + d.sum())):
+        linear = problem["reward_range"] * scale * (weights.model_error @ padded + weights.policy_divergence @ d)
+        linear += 0.0 if e is None else weights.reward_error @ e
+        found = certificate(
+            scale * m, scale * d, discount=problem["discount"], reward_range=problem["reward_range"],
+            rollout_length=problem["k"], reward_error_profile=e, tail="absorbing",
+        ).value  # fmt: skip
+        if scale < 1:
+            assert found == pytest.approx(linear, rel=1e-10, abs=1e-13)
+        else:
+            assert found <= linear * (1 + 1e-10) + 1e-13
+
+
+@pytest.mark.parametrize(("horizon", "discount"), [(0, 0.5), (3, 1.0), (3, -0.1)])
+def test_weights_refuse_what_the_certificate_refuses(horizon: int, discount: float) -> None:
+    with pytest.raises(ValueError, match=r"got (0|1\.0|-0\.1)$"):
+        linear_weights(horizon, discount=discount)
