@@ -139,7 +139,7 @@ class HiddenTask(MujocoEnv):
         return reward
 
     def terminated(self, observation: NDArray[np.floating]) -> NDArray[np.bool_]:
-        """Which observations end an episode, here none; an observed reward may be the last coordinate. [N, O] -> [N]."""
+        """Which observations end an episode, here none (a last coordinate may be the reward). [N, O] -> [N]."""
         return np.zeros(len(observation), dtype=bool)
 
     # The episode
@@ -266,7 +266,7 @@ class HiddenTask(MujocoEnv):
         return observation, reward, bool(self.terminated(observation[None])[0]), info
 
     def _forget_solver(self) -> None:
-        """The contact solver starts from its last solution, which is no part of the observation: make it start afresh."""
+        """The contact solver would start from its last solution, which is no part of the observation."""
         self.data.qacc_warmstart[:] = 0.0
 
     # Copies go on where the original was
