@@ -24,7 +24,6 @@ class DirectionTask(HiddenTask):
 
     def task_reward(self, reward: float, info: dict[str, Any]) -> float:
         """r + (direction - 1) r_forward, with r and r_forward of gymnasium's body."""
-        forward = float(info["reward_forward"])
-        direction = 1 - 2 * self.task
+        forward, direction = info["reward_forward"], 1 - 2 * self.task
         info["reward_forward"] = direction * forward
-        return reward + (direction - 1) * forward
+        return float(reward + (direction - 1) * forward)

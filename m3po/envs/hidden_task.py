@@ -237,8 +237,8 @@ class HiddenTask(MujocoEnv):
 
     def _outcome(self, action: ArrayLike) -> tuple[Array, float, bool, dict[str, Any]]:
         """The body's step under the present task: next observation (without reward), reward, terminated, info."""
-        observation, reward, terminated, _, info = super().step(np.asarray(action))
-        reward = self.task_reward(float(reward), info)
+        observation, paid, terminated, _, info = super().step(np.asarray(action))
+        reward = self.task_reward(float(paid), info)
         if self.reward_range is not None:
             reward = min(max(reward, self.reward_range[0]), self.reward_range[1])
         return observation, reward, bool(terminated), info
