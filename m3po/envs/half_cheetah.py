@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Unpack
 
 import mujoco
+import numpy as np
 from gymnasium.envs.mujoco.half_cheetah_v5 import HalfCheetahEnv
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from m3po.envs.direction import DirectionTask
 from m3po.envs.hidden_task import CONTINUUM, BodyOptions, HiddenTask, uniform_draws
+from m3po.envs.protocol import Array
 
 CTRL_COST_WEIGHT = 0.05
 # Position (x) and half-length of each block (learning_to_adapt, half_cheetah_blocks).
@@ -24,6 +26,8 @@ BLOCK_STIFFNESS = 150.0
 BLOCK_MASS = 10.0
 FLOOR_HEIGHT = -0.1
 MAX_DAMPING = 10.0
+# Height of the root below which nothing will stop the fall; on the pier it stays above -0.8.
+FALLEN = -1.5
 # The cheetah's nine positions and velocities come first, the blocks' after them.
 CHEETAH_SIZE = 9
 
@@ -77,7 +81,8 @@ class HalfCheetahPier(HiddenTask, HalfCheetahEnv):
     Task j sets the damping of the eight blocks to independent draws from U(0, 10), a fixed function of j. The blocks
     are not observed, so one step depends on more than task, observation and action, and there is no density to certify
     against; unless ``observe_pier`` makes the whole state the observation, the root's x and the blocks included.
-    Never terminates. See docs/environments.md for the options.
+    Never terminates, even where the cheetah runs off an end of the pier (x < -14 or x > 62) and falls for ever, unless
+    ``fall_ends_episode``. See docs/environments.md for the options.
     """
 
     task_count: ClassVar[int] = CONTINUUM
@@ -94,6 +99,7 @@ class HalfCheetahPier(HiddenTask, HalfCheetahEnv):
         tasks: Sequence[int] | None = None,
         observe_reward: bool = False,
         observe_pier: bool = False,
+        fall_ends_episode: bool = False,
         process_noise: ArrayLike = 0.0,
         reward_range: tuple[float, float] | None = None,
         **body: Unpack[BodyOptions],
@@ -101,9 +107,10 @@ class HalfCheetahPier(HiddenTask, HalfCheetahEnv):
         self.observed_positions = slice(None) if observe_pier else slice(1, CHEETAH_SIZE)
         self.observed_velocities = slice(None) if observe_pier else slice(CHEETAH_SIZE)
         self.observation_is_state = observe_pier
+        self.fall_ends_episode = fall_ends_episode
         HalfCheetahEnv.__init__(self, ctrl_cost_weight=CTRL_COST_WEIGHT, **body)
         self.hide_task(
-            {**body, "observe_pier": observe_pier},
+            {**body, "observe_pier": observe_pier, "fall_ends_episode": fall_ends_episode},
             switch_probability=switch_probability,
             switch_period=switch_period,
             tasks=tasks,
@@ -132,7 +139,7 @@ class HalfCheetahPier(HiddenTask, HalfCheetahEnv):
                 type=mujoco.mjtGeom.mjGEOM_BOX,
                 size=[half_length, BLOCK_HALF_WIDTH, BLOCK_HALF_HEIGHT],
                 mass=BLOCK_MASS,
-                contype=1,
+                contype=0,  # blocks never touch each other, and testing it each step costs time
                 conaffinity=1,
                 rgba=[shade, shade, shade, 1.0],
             )
@@ -151,6 +158,18 @@ class HalfCheetahPier(HiddenTask, HalfCheetahEnv):
     def _floating_height(self) -> Any:
         blocks = self.model.body_mass[-len(BLOCKS) :]
         return blocks * self.model.opt.gravity[2] / BLOCK_STIFFNESS
+
+    def terminated(self, observation: NDArray[np.floating]) -> NDArray[np.bool_]:
+        """Never, or with ``fall_ends_episode`` once the root's height is below -1.5. [N, O] -> [N]."""
+        if not self.fall_ends_episode:
+            return super().terminated(observation)
+        height = observation[:, 0 if self.observed_positions.start else 1]
+        return np.asarray(~(height >= FALLEN))
+
+    def _outcome(self, action: ArrayLike) -> tuple[Array, float, bool, dict[str, Any]]:
+        observation, reward, _, info = super()._outcome(action)
+        ended = self.fall_ends_episode and bool(self.terminated(observation[None])[0])
+        return observation, reward, ended, info
 
     def task_parameters(self, task: int) -> dict[str, Any]:
         return {"damping": MAX_DAMPING * uniform_draws(task, len(BLOCKS))}

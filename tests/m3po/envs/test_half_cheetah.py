@@ -104,6 +104,9 @@ def test_the_blocks_are_the_sources():
     assert model.geom_size[geoms, 0].tolist() == [5.999, *[1.999] * 6, 19.999]
     assert model.geom_size[geoms, 1:].tolist() == [[0.99, 0.05]] * 8
     assert set(model.geom_condim[geoms]) == {3}
+    # the cheetah collides with blocks, blocks with nothing else
+    assert (model.geom_contype[geoms].tolist(), model.geom_conaffinity[geoms].tolist()) == ([0] * 8, [1] * 8)
+    assert (set(model.geom_contype[1:9]), set(model.geom_conaffinity[1:9])) == ({1}, {0})
     left = model.body_pos[blocks, 0] - model.geom_size[geoms, 0]
     right = model.body_pos[blocks, 0] + model.geom_size[geoms, 0]
     np.testing.assert_allclose(left[1:] - right[:-1], 0.002, atol=1e-12)
@@ -179,6 +182,27 @@ def test_the_pier_carries_the_cheetah_and_the_floor_does_not():
     for _ in range(50):
         environment.step(np.zeros(6))
     assert environment.data.qpos[1] < -10
+
+
+@pytest.mark.parametrize("observe_pier", [False, True])
+@pytest.mark.parametrize("process_noise", [0.0, 0.01])
+def test_a_fall_ends_the_episode_when_asked(observe_pier, process_noise):
+    options: dict[str, Any] = {"observe_pier": observe_pier, "process_noise": process_noise}
+    for ends in (False, True):
+        environment = make(PIER, fall_ends_episode=ends, **options)
+        environment.reset(seed=0)
+        flags = [environment.step(action)[2] for action in actions(30)]
+        assert not any(flags)
+        environment.data.qpos[0] = 100.0
+        observations, flags, heights = [], [], []
+        for action in actions(30):
+            observation, _, terminated, _, _ = environment.step(action)
+            observations.append(observation)
+            flags.append(terminated)
+            heights.append(environment.data.qpos[1])
+        assert flags == [ends and height < -1.5 for height in heights]
+        assert environment.terminated(np.array(observations)).tolist() == flags
+        assert flags[-1] == ends
 
 
 @pytest.mark.parametrize(("damping", "swings"), [(0.0, True), (10.0, False)])
