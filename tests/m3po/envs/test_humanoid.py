@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import gymnasium as gym
+import mujoco
 import numpy as np
 import pytest
 
@@ -49,6 +50,20 @@ def test_reward_from_the_raw_state(task):
         assert terminated == (not healthy)
         fell |= terminated
     assert fell
+
+
+def test_noise_does_not_count_as_velocity():
+    """What the noise moved between two steps is no part of the second one's reward."""
+    environment = make(switch_probability=0.0, process_noise=0.02)
+    environment.reset(seed=0, options={"task": 0})
+    environment.step(np.zeros(17))
+    data = mujoco.MjData(environment.model)
+    data.qpos[:] = environment.data.qpos
+    mujoco.mj_kinematics(environment.model, data)
+    before = float(environment.model.body_mass @ data.xipos[:, 0]) / environment.model.body_mass.sum()
+    environment.process_noise[:] = 0.0  # so that the second step ends where the body's own step does
+    info = environment.step(np.zeros(17))[4]
+    assert before == pytest.approx(centre_of_mass(environment) - info["x_velocity"] * 0.015, abs=0.001)
 
 
 def test_gymnasiums_own_body():
