@@ -25,6 +25,7 @@ BLOCK_RANGE = 0.15
 BLOCK_STIFFNESS = 150.0
 BLOCK_MASS = 10.0
 FLOOR_HEIGHT = -0.1
+WATER = [0.30, 0.55, 0.75, 1.0]
 MAX_DAMPING = 10.0
 # Height of the root below which nothing will stop the fall; on the pier it stays above -0.8.
 FALLEN = -1.5
@@ -124,6 +125,7 @@ class HalfCheetahPier(HiddenTask, HalfCheetahEnv):
         floor = spec.geom("floor")
         floor.pos = [0.0, 0.0, FLOOR_HEIGHT]
         floor.contype = floor.conaffinity = 0
+        floor.material, floor.rgba = "", WATER
         for index, (x, half_length) in enumerate(BLOCKS):
             block = spec.worldbody.add_body(name=f"block_{index}", pos=[x, 0.0, BLOCK_HEIGHT])
             block.add_joint(

@@ -28,7 +28,6 @@ START_RADIUS = 1.0
 REWARD_WIDTH = 0.4
 ACTION_COST = 0.05
 
-# The picture: [-2, 2] x [-2, 2], the reward around the origin in grey, the robot in the colour of the task.
 PICTURE_SIZE = 240
 PICTURE_EXTENT = 2.0
 ROBOT_RADIUS = 0.12
@@ -264,6 +263,18 @@ class _Episodes:
         return np.concatenate([self.state, reward[:, None]], axis=1) if observe_reward else self.state.copy()
 
 
+def picture(state: Array, task: int) -> NDArray[np.uint8]:
+    """The robot in the colour of the task, the reward around the origin in grey. [>= 2], () -> [240, 240, 3]."""
+    axis = np.linspace(-PICTURE_EXTENT, PICTURE_EXTENT, PICTURE_SIZE)
+    x, y = np.meshgrid(axis, -axis)
+    reward = np.exp(-(x**2 + y**2) / (2 * REWARD_WIDTH**2))
+    drawn = np.repeat((255 - 70 * reward[..., None]).astype(np.uint8), 3, axis=2)
+    position = np.clip(state[:2], -PICTURE_EXTENT, PICTURE_EXTENT)
+    robot = (x - position[0]) ** 2 + (y - position[1]) ** 2 < ROBOT_RADIUS**2
+    drawn[robot] = TASK_COLOURS[task % len(TASK_COLOURS)]
+    return drawn
+
+
 class SwitchingPointMass(gym.Env[Array, NDArray[np.float32]]):
     """Push a point to the origin although the meaning of a push keeps changing (one episode).
 
@@ -323,14 +334,7 @@ class SwitchingPointMass(gym.Env[Array, NDArray[np.float32]]):
         """The robot in the colour of the present task, the reward in grey; None without render_mode "rgb_array"."""
         if self.render_mode is None:
             return None
-        axis = np.linspace(-PICTURE_EXTENT, PICTURE_EXTENT, PICTURE_SIZE)
-        x, y = np.meshgrid(axis, -axis)
-        reward = np.exp(-(x**2 + y**2) / (2 * REWARD_WIDTH**2))
-        picture = np.repeat((255 - 70 * reward[..., None]).astype(np.uint8), 3, axis=2)
-        position = np.clip(self._episodes.state[0, :2], -PICTURE_EXTENT, PICTURE_EXTENT)
-        robot = (x - position[0]) ** 2 + (y - position[1]) ** 2 < ROBOT_RADIUS**2
-        picture[robot] = TASK_COLOURS[int(self._episodes.task[0]) % len(TASK_COLOURS)]
-        return picture
+        return picture(self._episodes.state[0], int(self._episodes.task[0]))
 
     def _observe(self, reward: Array) -> Array:
         return np.asarray(self._episodes.observe(self.observe_reward, reward)[0])
