@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import os
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Picture = NDArray[np.uint8]
+Colour = tuple[float, float, float]
 
 # Blue and red are Figure 8's: to the right (task 0) and to the left (task 1).
 TASK_COLOURS = ((0.13, 0.40, 0.78), (0.84, 0.20, 0.16), (0.20, 0.62, 0.36), (0.93, 0.60, 0.12), (0.55, 0.35, 0.70))
@@ -40,6 +42,19 @@ def choose_backend() -> None:
 
 def _cannot_draw(error: Exception) -> OSError:
     return OSError(f"MuJoCo cannot draw here with MUJOCO_GL={os.environ.get('MUJOCO_GL')}: {error or type(error)}")
+
+
+class TaskColours:
+    """One colour for each task: by its number, or in the order of appearance where there are very many tasks."""
+
+    def __init__(self, palette: Sequence[Colour], *, by_number: bool) -> None:
+        self._palette = palette
+        self._seen: list[int] = list(range(len(palette))) if by_number else []
+
+    def __call__(self, task: int) -> Colour:
+        if task not in self._seen:
+            self._seen.append(task)
+        return self._palette[self._seen.index(task) % len(self._palette)]
 
 
 class Photographer:
@@ -95,7 +110,7 @@ class Photographer:
         camera.lookat[:] = self._environment.data.body("torso").xpos - np.array([0.0, 0.0, 0.25])
         return camera
 
-    def picture(self, colour: tuple[float, float, float]) -> Picture:
+    def picture(self, colour: Colour) -> Picture:
         """The present state, the robot in ``colour``; the parts that its task cripples are dark. [height, width, 3]."""
         environment = self._environment
         self._mujoco.mj_kinematics(environment.model, environment.data)

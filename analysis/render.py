@@ -16,7 +16,7 @@ import tyro
 from numpy.typing import NDArray
 
 from analysis.figure_style import figure_style
-from analysis.pictures import TASK_COLOURS, Photographer, Picture, choose_backend
+from analysis.pictures import TASK_COLOURS, Photographer, Picture, TaskColours, choose_backend
 from m3po.command_line import run
 from m3po.envs.switching_point_mass import PICTURE_EXTENT, REWARD_WIDTH, SwitchingPointMass, picture
 from m3po.envs.switching_point_mass import TASK_COLOURS as POINT_MASS_COLOURS
@@ -29,7 +29,6 @@ from m3po.types import Windows
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Colour = tuple[float, float, float]
 # Of the band at the foot of each picture of the video, in pixels.
 BAND_HEIGHT = 6
 
@@ -88,19 +87,6 @@ class Episode:
     observations: NDArray[np.float64]
     tasks: list[int]
     rewards: list[float]
-
-
-class TaskColours:
-    """One colour for each task: by its number, or in the order of appearance where there are very many tasks."""
-
-    def __init__(self, palette: Sequence[Colour], *, by_number: bool) -> None:
-        self._palette = palette
-        self._seen: list[int] = list(range(len(palette))) if by_number else []
-
-    def __call__(self, task: int) -> Colour:
-        if task not in self._seen:
-            self._seen.append(task)
-        return self._palette[self._seen.index(task) % len(self._palette)]
 
 
 def play(

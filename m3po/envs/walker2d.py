@@ -57,17 +57,18 @@ class Walker2dRandomParams(HiddenTask, Walker2dEnv):
         switch_period: int | None = None,
         tasks: Sequence[int] | None = None,
         observe_reward: bool = False,
+        frame_skip: int = FRAME_SKIP,
         process_noise: ArrayLike = 0.0,
         reward_range: tuple[float, float] | None = None,
         **body: Unpack[BodyOptions],
     ) -> None:
         self._clips = not np.any(process_noise)
         Walker2dEnv.__init__(
-            self, frame_skip=FRAME_SKIP, healthy_z_range=HEALTHY_HEIGHT, healthy_angle_range=HEALTHY_ANGLE, **body
+            self, frame_skip=frame_skip, healthy_z_range=HEALTHY_HEIGHT, healthy_angle_range=HEALTHY_ANGLE, **body
         )
         self._scratch = mujoco.MjData(self.model)
         self.hide_task(
-            body,
+            {**body, "frame_skip": frame_skip},
             switch_probability=switch_probability,
             switch_period=switch_period,
             tasks=tasks,

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from analysis import pictures, render
-from analysis.pictures import TASK_COLOURS
+from analysis.pictures import TASK_COLOURS, TaskColours
 from m3po.train import train
 from tests.analysis.conftest import tiny_config
 
@@ -115,9 +115,9 @@ def test_the_episode_is_the_seeds_and_pictures_know_their_step(tiny_run, tmp_pat
 
 
 def test_tasks_have_one_colour_each():
-    few = render.TaskColours(TASK_COLOURS, by_number=True)
+    few = TaskColours(TASK_COLOURS, by_number=True)
     assert [few(task) for task in (1, 0, 1)] == [TASK_COLOURS[1], TASK_COLOURS[0], TASK_COLOURS[1]]
-    many = render.TaskColours(TASK_COLOURS, by_number=False)
+    many = TaskColours(TASK_COLOURS, by_number=False)
     assert [many(task) for task in (10**9, 7, 10**9)] == [TASK_COLOURS[0], TASK_COLOURS[1], TASK_COLOURS[0]]
 
 
@@ -145,11 +145,14 @@ def test_a_run_on_mujoco_gets_a_video_and_a_strip(cheetah_run, tmp_path):
 
 @needs_egl
 def test_every_environment_has_a_portrait(tmp_path):
-    result = run_module("analysis.portraits", "--out-dir", str(tmp_path), "--width", "80", "--height", "60")
+    strips = tmp_path / "strips.png"
+    size = ("--width", "80", "--height", "60")
+    result = run_module("analysis.portraits", "--out-dir", str(tmp_path), *size, "--strips", str(strips))
     assert (result.returncode, result.stderr) == (0, "")
     written = result.stdout.split()
-    assert len(written) == 6
-    for path in written:
+    assert len(written) == 7
+    assert strips.read_bytes().startswith(b"\x89PNG")
+    for path in written[:-1]:
         picture = np.asarray(Image.open(path).convert("RGB"), dtype=float)
         assert picture.shape == (60, 80, 3)
         assert picture.std() > 10

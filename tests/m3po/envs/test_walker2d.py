@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import gymnasium as gym
@@ -42,6 +43,11 @@ def test_reward_from_raw_positions():
             if terminated:
                 break
     assert ended
+
+
+def test_another_frame_skip():
+    environment = pickle.loads(pickle.dumps(make(frame_skip=5)))
+    assert environment.dt == pytest.approx(0.01)
 
 
 def test_as_built_it_is_gymnasiums_own_body():
