@@ -24,6 +24,9 @@ from m3po.envs.switching import SwitchingRule
 DEFAULT_SWITCH_PROBABILITY = 0.005
 # Tasks drawn from a continuum are named by the integers below this one (``uniform_draws``).
 CONTINUUM = 2**31
+# All that the next step depends on; and what gymnasium's ant and humanoid take velocities from, one substep late.
+STATE = mujoco.mjtState.mjSTATE_INTEGRATION
+LAGGING = ("xpos", "xipos")
 
 
 class BodyOptions(TypedDict, total=False):
@@ -60,7 +63,7 @@ class HiddenTask(MujocoEnv):
         task_count: the tasks are 0 .. task_count - 1.
         default_tasks, train_tasks, test_tasks: what episodes draw from by default, and the sources' splits.
         observed_positions, observed_velocities: the parts of qpos and qvel that make up the observation.
-        edited_fields: every field of the MuJoCo model that a task changes, derived constants included.
+        edited_fields: the fields of the MuJoCo model that a task changes.
         observation_is_state: whether, with process noise, the next observation depends on nothing but task, observation
             and action.
         switching: the rule of the switches.
@@ -99,11 +102,7 @@ class HiddenTask(MujocoEnv):
         default = DEFAULT_SWITCH_PROBABILITY if switch_period is None else 0.0
         probability = default if switch_probability is None else switch_probability
         self.switching = SwitchingRule(probability=probability, period=switch_period)
-        self.tasks: Sequence[int] = self.default_tasks if tasks is None else tasks
-        if not len(self.tasks):
-            raise ValueError("tasks must name at least one task, got none")
-        if tasks is not None:
-            self.tasks = tuple(self.check_task("tasks", task) for task in self.tasks)
+        self.tasks: Sequence[int] = self._check_tasks(self.default_tasks if tasks is None else tasks)
         self.observe_reward = observe_reward
         state_size = len(self._get_obs())
         size = state_size + observe_reward
@@ -123,7 +122,7 @@ class HiddenTask(MujocoEnv):
         }
         self._steps = 0
         self._dynamics: SimulatedDynamics | None = None
-        self._original = {name: _field(self.model, name).copy() for name in self.edited_fields}
+        self._original = {name: getattr(self.model, name).copy() for name in self.edited_fields}
 
     # What a subclass says about its tasks
 
@@ -154,6 +153,15 @@ class HiddenTask(MujocoEnv):
             return int(task)
         raise ValueError(f"{name} must be a task in 0..{self.task_count - 1}, got {task!r}")
 
+    def _check_tasks(self, tasks: Sequence[int]) -> Sequence[int]:
+        if not len(tasks):
+            raise ValueError("tasks must name at least one task, got none")
+        if isinstance(tasks, range):  # possibly a very long one
+            self.check_task("tasks", tasks[0])
+            self.check_task("tasks", tasks[-1])
+            return tasks
+        return tuple(self.check_task("tasks", task) for task in tasks)
+
     def set_task(self, task: int) -> None:
         """Make ``task`` rule the next step; the state stays as it is."""
         self.restore_model()
@@ -163,7 +171,7 @@ class HiddenTask(MujocoEnv):
     def restore_model(self) -> None:
         """Every field of the model that tasks edit gets the value it was built with."""
         for name, value in self._original.items():
-            _field(self.model, name)[...] = value
+            getattr(self.model, name)[...] = value
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
         """Start an episode. ``options={"task": j}`` pins its first task; the start does not depend on the task."""
@@ -272,26 +280,25 @@ class HiddenTask(MujocoEnv):
     # Copies go on where the original was
 
     def __getstate__(self) -> dict[str, Any]:
-        episode = {"_np_random": self._np_random, "_np_random_seed": self._np_random_seed, "_steps": self._steps}
+        physics = np.empty(mujoco.mj_stateSize(self.model, STATE))
+        mujoco.mj_getState(self.model, self.data, physics, STATE)
         return {
             "arguments": self._arguments,
-            "episode": episode | {"spec": self.spec},
+            "attributes": {name: getattr(self, name) for name in ("spec", "_np_random", "_np_random_seed", "_steps")},
             "task": self.task,
-            "data": self.data,
+            "physics": physics,
+            "kinematics": {name: getattr(self.data, name).copy() for name in LAGGING},
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(type(self)(**state["arguments"]).__dict__)
-        self.__dict__.update(state["episode"])
+        self.__dict__.update(state["attributes"])
         self.set_task(state["task"])
-        mujoco.mj_copyData(self.data, self.model, state["data"])
-
-
-def _field(model: Any, name: str) -> Any:
-    """A field of the model by its path, for example ``stat.center``."""
-    for part in name.split("."):
-        model = getattr(model, part)
-    return model
+        mujoco.mj_setState(self.model, self.data, state["physics"], STATE)
+        mujoco.mj_forward(self.model, self.data)
+        mujoco.mj_setState(self.model, self.data, state["physics"], STATE)  # the line above moved the solver's start
+        for name, value in state["kinematics"].items():
+            getattr(self.data, name)[...] = value
 
 
 def _as_executed(action: ArrayLike) -> NDArray[np.float32]:

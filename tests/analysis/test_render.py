@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from analysis import pictures, render
+from analysis import pictures, portraits, render
 from analysis.pictures import TASK_COLOURS, TaskColours
 from m3po.train import train
 from tests.analysis.conftest import tiny_config
@@ -39,7 +39,13 @@ def has_egl() -> bool:
     )
 
 
-needs_egl = pytest.mark.skipif(not has_egl(), reason=f"no EGL here (on Debian: apt-get install {pictures.PACKAGES})")
+@pytest.fixture(scope="session")
+def egl() -> None:
+    if not has_egl():
+        pytest.skip(f"no EGL here (on Debian: apt-get install {pictures.PACKAGES})")
+
+
+needs_egl = pytest.mark.usefixtures("egl")
 
 
 def run_module(module: str, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -157,6 +163,23 @@ def test_every_environment_has_a_portrait(tmp_path):
         assert picture.shape == (60, 80, 3)
         assert picture.std() > 10
         assert (picture[..., 2] - picture[..., 0]).max() > 60  # something blue
+
+
+@needs_egl
+@pytest.mark.parametrize("name", portraits.NAMES)
+def test_gymnasiums_own_way_of_drawing_works(name):
+    program = (
+        "import gymnasium as gym\n"
+        f"environment = gym.make('m3po.envs:m3po/{name}-v0', render_mode='rgb_array', width=64, height=48)\n"
+        "environment.reset(seed=0)\n"
+        "environment.step(environment.action_space.sample())\n"
+        "picture = environment.render()\n"
+        "print(picture.shape, picture.std() > 1)\n"
+        "environment.close()\n"
+    )
+    variables = {**os.environ, "MUJOCO_GL": "egl"}
+    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=variables, capture_output=True, text=True)
+    assert result.stdout == "(48, 64, 3) True\n"
 
 
 # Nothing to draw with, nothing to draw

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import pickle
 import subprocess
@@ -185,14 +186,17 @@ def test_a_copy_through_pickle_goes_on_where_the_original_was(env_id):
     options: dict[str, Any] = {} if env_id == POINT_MASS else {"process_noise": 0.01}
     environment = make(env_id, switch_probability=0.3, **options)
     trajectory(environment, seed=2, steps=9)
-    copy = pickle.loads(pickle.dumps(environment))
-    assert copy.spec == environment.spec
+    copies = [pickle.loads(pickle.dumps(environment)), copy.deepcopy(environment)]
     for action in random_actions(environment, 25, seed=1):
-        rows = [each.step(action) for each in (environment, copy)]
-        np.testing.assert_array_equal(rows[0][0], rows[1][0])
-        assert rows[0][1:3] == rows[1][1:3]
-        assert rows[0][4]["task"] == rows[1][4]["task"]
-    assert trajectory(copy, seed=8) == trajectory(environment, seed=8)
+        observation, reward, terminated, _, info = environment.step(action)
+        for each in copies:
+            row = each.step(action)
+            np.testing.assert_array_equal(row[0], observation)
+            assert row[1:3] == (reward, terminated)
+            assert row[4]["task"] == info["task"]
+    for each in copies:
+        assert each.spec == environment.spec
+        assert trajectory(each, seed=8) == trajectory(environment, seed=8)
 
 
 # The hidden task
@@ -312,6 +316,15 @@ def test_only_the_reward_tells_directions_apart(env_id):
     blind = make(env_id, observe_reward=False)
     assert blind.reset(seed=1)[0].shape == (MUJOCO[env_id],)
     assert blind.observation_space.shape == (MUJOCO[env_id],)
+
+
+@every_mujoco_environment
+def test_a_long_range_of_tasks_costs_nothing(env_id):
+    count = make(env_id).task_count
+    assert make(env_id, tasks=range(count)).tasks == range(count)
+    for tasks in (range(count + 1), range(-1, 1), range(1, -2, -1)):
+        with pytest.raises(ValueError, match="tasks must be a task in"):
+            make(env_id, tasks=tasks)
 
 
 @every_mujoco_environment

@@ -100,7 +100,8 @@ def test_derived_constants_follow_the_masses():
     data = mujoco.MjData(model)
     mujoco.mj_forward(model, data)
     mass_matrix = np.zeros((9, 9))
-    mujoco.mj_fullM(model, data, mass_matrix)
+    for row, unit in zip(mass_matrix, np.eye(9), strict=True):
+        mujoco.mj_mulM(model, data, row, unit)
     np.testing.assert_allclose(model.dof_invweight0[3:], np.diag(np.linalg.inv(mass_matrix))[3:], rtol=1e-9)
     np.testing.assert_allclose(model.dof_M0, np.diag(mass_matrix), rtol=1e-9)
 
