@@ -296,7 +296,6 @@ class HiddenTask(MujocoEnv):
         self.set_task(state["task"])
         mujoco.mj_setState(self.model, self.data, state["physics"], STATE)
         mujoco.mj_forward(self.model, self.data)
-        mujoco.mj_setState(self.model, self.data, state["physics"], STATE)  # the line above moved the solver's start
         for name, value in state["kinematics"].items():
             getattr(self.data, name)[...] = value
 

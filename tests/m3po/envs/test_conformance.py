@@ -182,10 +182,10 @@ def test_another_process_replays_the_same_episodes():
 
 
 @every_environment
-def test_a_copy_through_pickle_goes_on_where_the_original_was(env_id):
-    options: dict[str, Any] = {} if env_id == POINT_MASS else {"process_noise": 0.01}
-    environment = make(env_id, switch_probability=0.3, **options)
-    trajectory(environment, seed=2, steps=9)
+@pytest.mark.parametrize("options", [{"switch_probability": 0.3}, {"switch_period": 4}, {"process_noise": 0.01}])
+def test_a_copy_through_pickle_goes_on_where_the_original_was(env_id, options):
+    environment = make(env_id, **options)
+    trajectory(environment, seed=2, steps=17)
     copies = [pickle.loads(pickle.dumps(environment)), copy.deepcopy(environment)]
     for action in random_actions(environment, 25, seed=1):
         observation, reward, terminated, _, info = environment.step(action)
