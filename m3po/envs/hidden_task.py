@@ -71,7 +71,7 @@ class HiddenTask(MujocoEnv):
         observe_reward: whether the last coordinate of the observation is the previous reward (0 after ``reset``).
         process_noise: [O] standard deviations, or None without noise.
         reward_range: rewards are clipped to it; None leaves them alone.
-        task: the present task.
+        task: the present task; -1 before the first ``reset``.
     """
 
     task_count: ClassVar[int]
@@ -109,7 +109,7 @@ class HiddenTask(MujocoEnv):
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, (size,), np.float64)
         self.process_noise = _check_noise(process_noise, size)
         self.reward_range = _check_range(reward_range)
-        self.task = self.tasks[0]
+        self.task = -1  # the model is as built
         self._state_size = state_size
         self._arguments = {
             **arguments,
@@ -293,7 +293,8 @@ class HiddenTask(MujocoEnv):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(type(self)(**state["arguments"]).__dict__)
         self.__dict__.update(state["attributes"])
-        self.set_task(state["task"])
+        if state["task"] >= 0:
+            self.set_task(state["task"])
         mujoco.mj_setState(self.model, self.data, state["physics"], STATE)
         mujoco.mj_forward(self.model, self.data)
         for name, value in state["kinematics"].items():

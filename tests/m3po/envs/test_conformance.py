@@ -199,6 +199,12 @@ def test_a_copy_through_pickle_goes_on_where_the_original_was(env_id, options):
         assert trajectory(each, seed=8) == trajectory(environment, seed=8)
 
 
+@every_environment
+def test_an_environment_that_was_never_reset_has_copies_too(env_id):
+    environment = pickle.loads(pickle.dumps(make(env_id)))
+    assert trajectory(environment, seed=1) == trajectory(make(env_id), seed=1)
+
+
 # The hidden task
 
 

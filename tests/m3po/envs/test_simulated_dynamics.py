@@ -64,6 +64,24 @@ def test_the_next_observation_is_the_map_plus_the_noise_bit_for_bit(env_id, opti
     assert len(set(data["task"].tolist())) > 1
 
 
+@certifiable
+def test_the_map_is_that_of_the_task_whatever_was_asked_before(env_id, options):
+    observation = make(env_id, **options).reset(seed=0)[0]
+    action = actions(1)[0].astype(float)
+    alone = [make(env_id, **options).dynamics.mean(observation, action, np.array(task)) for task in (0, 1)]
+    together = make(env_id, **options).dynamics.mean(
+        np.tile(observation, (4, 1)), np.tile(action, (4, 1)), np.array([1, 0, 1, 0])
+    )
+    np.testing.assert_array_equal(together, [alone[1], alone[0], alone[1], alone[0]])
+    live = make(env_id, **{**options, "process_noise": NOISE}, switch_probability=0.0)
+    for task in (0, 1):
+        start = live.reset(seed=0, options={"task": task})[0]
+        np.testing.assert_array_equal(start, observation)
+        generator = copy.deepcopy(live.np_random)
+        after = live.step(actions(1)[0])[0]
+        np.testing.assert_array_equal(after, alone[task] + NOISE * generator.standard_normal(len(after)))
+
+
 def test_the_map_is_the_bodys_step():
     """f against gymnasium's own step from the same state; only the solver's start differs, so not to the bit."""
     environment = make(FWD_BWD)
