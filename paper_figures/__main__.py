@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from paper_figures import figure4, figure4_optimal
+from paper_figures import figure4, figure4_optimal, figure6
 
-FIGURES = (figure4, figure4_optimal)
+FIGURES = (figure4, figure4_optimal, figure6)
 
 
 def main() -> int:

@@ -26,7 +26,10 @@ class CertifiableDynamics(Protocol):
     reward_high: float
 
     def log_density(self, next_observation: Array, observation: Array, action: Array, task: Tasks) -> Array:
-        """log p(o_{t+1} | task_t, o_t, a_t), in nats. Shapes [..., O], [..., O], [..., A], [...] -> [...]."""
+        """log p(o_{t+1} | task_t, o_t, a_t), in nats. Shapes [..., O], [..., O], [..., A], [...] -> [...].
+
+        A negative task marks a row after the end of its episode, which gets any finite number.
+        """
         ...
 
 

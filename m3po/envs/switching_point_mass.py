@@ -28,6 +28,11 @@ START_RADIUS = 1.0
 REWARD_WIDTH = 0.4
 ACTION_COST = 0.05
 
+PICTURE_SIZE = 240
+PICTURE_EXTENT = 2.0
+ROBOT_RADIUS = 0.12
+TASK_COLOURS = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167))
+
 
 @dataclass(frozen=True)
 class PointMassTask:
@@ -258,6 +263,18 @@ class _Episodes:
         return np.concatenate([self.state, reward[:, None]], axis=1) if observe_reward else self.state.copy()
 
 
+def picture(state: Array, task: int) -> NDArray[np.uint8]:
+    """The robot in the colour of the task, the reward around the origin in grey. [>= 2], () -> [240, 240, 3]."""
+    axis = np.linspace(-PICTURE_EXTENT, PICTURE_EXTENT, PICTURE_SIZE)
+    x, y = np.meshgrid(axis, -axis)
+    reward = np.exp(-(x**2 + y**2) / (2 * REWARD_WIDTH**2))
+    drawn = np.repeat((255 - 70 * reward[..., None]).astype(np.uint8), 3, axis=2)
+    position = np.clip(state[:2], -PICTURE_EXTENT, PICTURE_EXTENT)
+    robot = (x - position[0]) ** 2 + (y - position[1]) ** 2 < ROBOT_RADIUS**2
+    drawn[robot] = TASK_COLOURS[task % len(TASK_COLOURS)]
+    return drawn
+
+
 class SwitchingPointMass(gym.Env[Array, NDArray[np.float32]]):
     """Push a point to the origin although the meaning of a push keeps changing (one episode).
 
@@ -279,7 +296,7 @@ class SwitchingPointMass(gym.Env[Array, NDArray[np.float32]]):
         ValueError: on a bad switching rule, noise or task.
     """
 
-    metadata = {"render_modes": []}  # noqa: RUF012 (gymnasium's own contract)
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012 (gymnasium's own contract)
 
     def __init__(
         self,
@@ -292,8 +309,8 @@ class SwitchingPointMass(gym.Env[Array, NDArray[np.float32]]):
         tasks: Sequence[PointMassTask] = DEFAULT_TASKS,
         render_mode: str | None = None,
     ) -> None:
-        if render_mode is not None:
-            raise ValueError(f"render_mode must be None, got {render_mode!r}")
+        if render_mode not in (None, "rgb_array"):
+            raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
         dynamics = PointMassDynamics(
             tasks, process_noise, _switching_rule(switch_probability, switch_period), first_task
         )
@@ -312,6 +329,12 @@ class SwitchingPointMass(gym.Env[Array, NDArray[np.float32]]):
     def step(self, action: NDArray[np.float32]) -> tuple[Array, float, bool, bool, dict[str, Any]]:
         reward = self._episodes.step(np.asarray(action)[None], self.np_random)
         return self._observe(reward), float(reward[0]), False, False, {"task": int(self._episodes.task[0])}
+
+    def render(self) -> NDArray[np.uint8] | None:
+        """The robot in the colour of the present task, the reward in grey; None without render_mode "rgb_array"."""
+        if self.render_mode is None:
+            return None
+        return picture(self._episodes.state[0], int(self._episodes.task[0]))
 
     def _observe(self, reward: Array) -> Array:
         return np.asarray(self._episodes.observe(self.observe_reward, reward)[0])

@@ -26,6 +26,7 @@ from m3po.envs.switching_point_mass import (
     DEFAULT_SWITCH_PROBABILITY,
     DEFAULT_TASKS,
     START_RADIUS,
+    TASK_COLOURS,
     PointMassDynamics,
     PointMassTask,
     SwitchingPointMass,
@@ -192,7 +193,7 @@ def test_without_first_task_it_is_uniform():
         ({"first_task": 9}, f"first_task must be a task index in 0..{LAST_TASK}, got 9"),
         ({"first_task": True}, f"first_task must be a task index in 0..{LAST_TASK}, got True"),
         ({"tasks": ()}, "tasks must name at least one"),
-        ({"render_mode": "human"}, "render_mode must be None, got 'human'"),
+        ({"render_mode": "human"}, "render_mode must be None.*, got 'human'"),
     ],
 )
 def test_bad_options_are_named(make, options, message):
@@ -212,6 +213,19 @@ def test_a_task_that_is_not_finite_is_named(numbers):
 def test_a_bad_pinned_task_is_named(task):
     with pytest.raises(ValueError, match=rf"options\['task'\] must be a task index in 0..{LAST_TASK}, got"):
         SwitchingPointMass().reset(options={"task": task})
+
+
+def test_the_picture_shows_the_robot_in_the_colour_of_its_task():
+    environment = SwitchingPointMass(render_mode="rgb_array", switch_probability=0.0)
+    for task in range(len(DEFAULT_TASKS)):
+        environment.reset(seed=task, options={"task": task})
+        environment._episodes.state[0, :2] = (1.0, -0.5)
+        picture: Any = environment.render()
+        assert (picture.shape, picture.dtype) == ((240, 240, 3), np.uint8)
+        rows, columns = np.nonzero((picture == TASK_COLOURS[task]).all(axis=2))
+        centre = -2 + 4 * columns.mean() / 239, 2 - 4 * rows.mean() / 239
+        assert centre == pytest.approx((1.0, -0.5), abs=0.02)
+    assert SwitchingPointMass().render() is None
 
 
 def test_the_vector_takes_one_seed():

@@ -1,0 +1,226 @@
+"""``python -m analysis.render RUN_DIR``: a video of a trained policy, and a strip of it like the paper's Figure 8."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+import tyro
+from numpy.typing import NDArray
+
+from analysis.figure_style import figure_style
+from analysis.pictures import TASK_COLOURS, Photographer, Picture, TaskColours, choose_backend
+from m3po.command_line import run
+from m3po.envs.switching_point_mass import PICTURE_EXTENT, REWARD_WIDTH, SwitchingPointMass, picture
+from m3po.envs.switching_point_mass import TASK_COLOURS as POINT_MASS_COLOURS
+from m3po.evaluate import to_environment, to_tensor
+from m3po.policy import HistoryPolicy
+from m3po.run_directory import RunDirectory
+from m3po.train import Training
+from m3po.types import Windows
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Of the band at the foot of each picture of the video, in pixels.
+BAND_HEIGHT = 6
+
+
+@dataclass(frozen=True)
+class RenderConfig:
+    """Show the deterministic policy of a run in one episode: episode.gif and strip.png, coloured by the hidden task.
+
+    MuJoCo environments need EGL (no screen); SwitchingPointMass needs nothing.
+    """
+
+    run_dir: tyro.conf.Positional[Path]
+    """Run directory of a training."""
+    seed: int = 0
+    """Seed of the episode."""
+    steps: int = 300
+    """Steps to show, at most (the episode may end earlier)."""
+    every: int = 3
+    """Steps between two pictures of the video."""
+    strip_pictures: int = 8
+    """Pictures in the strip."""
+    width: int = 320
+    """Of a picture, in pixels."""
+    height: int = 240
+    """Of a picture, in pixels."""
+    out_dir: Path | None = None
+    """Where the two files go; RUN_DIR when not given."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "every", "strip_pictures"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name.replace('_', '-')} must be >= 1, got {getattr(self, name)}")
+        for name in ("width", "height"):
+            if not 16 <= getattr(self, name) <= 4096:
+                raise ValueError(f"--{name} must be in [16, 4096], got {getattr(self, name)}")
+        if self.seed < 0:
+            raise ValueError(f"--seed must be >= 0, got {self.seed}")
+        if self.out_dir is not None and not self.out_dir.is_dir():
+            raise ValueError(f"--out-dir: no directory {self.out_dir}")
+
+
+@dataclass(frozen=True)
+class Episode:
+    """T steps that a policy took, and what they looked like.
+
+    Attributes:
+        pictures: before every ``every``-th step and after the last one.
+        steps: when each picture was taken.
+        observations: [T + 1, O].
+        tasks: [T + 1], the task that rules the next step.
+        rewards: [T].
+    """
+
+    pictures: list[Picture]
+    steps: list[int]
+    observations: NDArray[np.float64]
+    tasks: list[int]
+    rewards: list[float]
+
+
+def play(
+    environment: gym.Env[Any, Any],
+    policy: HistoryPolicy,
+    config: RenderConfig,
+    take_picture: Callable[[NDArray[np.float64], int], Picture],
+) -> Episode:
+    """Run the mean of the policy for at most ``config.steps`` steps."""
+    space = environment.action_space
+    assert isinstance(space, gym.spaces.Box)
+    device = next(policy.network.parameters()).device
+    generator = torch.Generator(device).manual_seed(config.seed)
+    observation, info = environment.reset(seed=config.seed)
+    windows = Windows.initial(to_tensor(observation, device)[None], policy.encoder.history_length, space.shape[0])
+    observations, tasks, rewards = [observation], [int(info["task"])], []
+    pictures, steps = [take_picture(observation, tasks[0])], [0]
+    for step in range(1, config.steps + 1):
+        action, _ = policy.act(windows, generator, deterministic=True)
+        observation, reward, terminated, truncated, info = environment.step(to_environment(action, space)[0])
+        windows = windows.push(action, to_tensor(observation, device)[None])
+        observations.append(observation)
+        tasks.append(int(info["task"]))
+        rewards.append(float(reward))
+        last = terminated or truncated or step == config.steps
+        if last or step % config.every == 0:
+            pictures.append(take_picture(observation, tasks[-1]))
+            steps.append(step)
+        if last:
+            break
+    return Episode(pictures, steps, np.array(observations), tasks, rewards)
+
+
+def write_video(path: Path, episode: Episode, colours: TaskColours, seconds_per_step: float) -> None:
+    """A looping GIF in real time; the band at its foot has the colour of the task."""
+    from PIL import Image
+
+    frames = []
+    for shown, step in zip(episode.pictures, episode.steps, strict=True):
+        framed = shown.copy()
+        framed[-BAND_HEIGHT:] = np.round(255 * np.array(colours(episode.tasks[step])))
+        frames.append(Image.fromarray(framed).quantize(128))
+    durations = [
+        max(20, round(1000 * seconds_per_step * gap)) for gap in np.diff([*episode.steps, episode.steps[-1] + 1])
+    ]
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0)
+
+
+def draw_strip(axes: Sequence[Axes], episode: Episode, colours: TaskColours, seconds_per_step: float) -> None:
+    """Evenly spaced pictures from left to right, each in a frame of its task's colour, under its time."""
+    chosen = np.linspace(0, len(episode.pictures) - 1, len(axes)).round().astype(int)
+    for here, index in zip(axes, chosen, strict=True):
+        step = episode.steps[index]
+        here.imshow(episode.pictures[index])
+        here.set_title(f"{step * seconds_per_step:.2f} s", fontsize=8)
+        here.set_xticks([])
+        here.set_yticks([])
+        for spine in here.spines.values():
+            spine.set_visible(True)
+            spine.set_color(colours(episode.tasks[step]))
+            spine.set_linewidth(2.5)
+
+
+def draw_path(here: Axes, episode: Episode, colours: TaskColours) -> None:
+    """The path of the point mass, each step in the colour of the task that ruled it; the reward in grey."""
+    axis = np.linspace(-PICTURE_EXTENT, PICTURE_EXTENT, 200)
+    reward = np.exp(-(axis[None] ** 2 + axis[:, None] ** 2) / (2 * REWARD_WIDTH**2))
+    extent = (-PICTURE_EXTENT, PICTURE_EXTENT, -PICTURE_EXTENT, PICTURE_EXTENT)
+    here.imshow(reward, extent=extent, cmap="Greys", vmax=3.0, origin="lower")
+    for step, task in enumerate(episode.tasks[:-1]):
+        here.plot(*episode.observations[step : step + 2, :2].T, color=colours(task), linewidth=1.4)
+    here.plot(*episode.observations[0, :2], "o", color="#262626", markersize=4)
+    for task in sorted(set(episode.tasks[:-1])):
+        here.plot([], [], color=colours(task), label=f"task {task}")
+    here.legend(loc="upper right")
+    here.set_xlabel("x")
+    here.set_ylabel("y")
+    here.set_title("path from the dot on", loc="left")
+
+
+def write_strip(
+    path: Path, episode: Episode, colours: TaskColours, seconds: float, count: int, *, with_path: bool
+) -> None:
+    with figure_style():
+        from matplotlib.figure import Figure
+
+        count = min(count, len(episode.pictures))
+        figure = Figure(
+            figsize=(1.5 * count + (3.2 if with_path else 0.0), 3.2 if with_path else 1.5), layout="constrained"
+        )
+        grid = figure.add_gridspec(1, count + with_path, width_ratios=[*([2.2] * with_path), *([1.0] * count)])
+        axes = [figure.add_subplot(grid[0, column]) for column in range(count + with_path)]
+        if with_path:
+            draw_path(axes.pop(0), episode, colours)
+        draw_strip(axes, episode, colours, seconds)
+        figure.savefig(path, dpi=110)
+
+
+def main(config: RenderConfig) -> int:
+    directory = RunDirectory.read(config.run_dir)
+    state = directory.load_checkpoint()
+    is_point_mass = directory.config.env_id.split(":")[-1] == "m3po/SwitchingPointMass-v0"
+    if not is_point_mass:
+        choose_backend()
+    training = Training(dataclasses.replace(directory.config, device="cpu"))
+    training.load_state(state)
+    environment = training.environment
+    bare: Any = environment.unwrapped
+    if not (is_point_mass or hasattr(bare, "task_parameters")):
+        raise ValueError(f"only the environments of this project can be drawn, not {directory.config.env_id}")
+    with ExitStack() as stack:
+        take_picture: Callable[[NDArray[np.float64], int], Picture]
+        if is_point_mass:
+            red_green_blue = np.array(POINT_MASS_COLOURS) / 255
+            colours = TaskColours([tuple(colour) for colour in red_green_blue], by_number=True)
+            seconds = 1 / SwitchingPointMass.metadata["render_fps"]
+            take_picture = picture
+        else:
+            colours = TaskColours(TASK_COLOURS, by_number=bare.task_count <= len(TASK_COLOURS))
+            seconds = bare.dt
+            photographer = stack.enter_context(Photographer(bare, config.width, config.height))
+            take_picture = lambda _, task: photographer.picture(colours(task))  # noqa: E731
+        episode = play(environment, training.policy, config, take_picture)
+    out_dir = config.out_dir or config.run_dir
+    write_video(out_dir / "episode.gif", episode, colours, seconds)
+    write_strip(out_dir / "strip.png", episode, colours, seconds, config.strip_pictures, with_path=is_point_mass)
+    print(out_dir / "episode.gif")
+    print(out_dir / "strip.png")
+    return 0
+
+
+def cli(arguments: Sequence[str] | None = None) -> None:
+    run(main, RenderConfig, arguments, prog="python -m analysis.render")
+
+
+if __name__ == "__main__":
+    cli()

@@ -1,0 +1,63 @@
+"""The humanoid that is to run forward or backward."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Unpack
+
+import numpy as np
+from gymnasium.envs.mujoco.humanoid_v5 import HumanoidEnv
+from numpy.typing import ArrayLike, NDArray
+
+from m3po.envs.direction import DirectionTask
+from m3po.envs.hidden_task import BodyOptions
+
+HEALTHY_HEIGHT = (1.0, 2.0)
+
+
+class HumanoidDirec(DirectionTask, HumanoidEnv):
+    """Humanoid-v5 that is to run forward (task 0) or backward (task 1): 1.25 d v_x + 5 - 0.1 |a|^2 - contact cost.
+
+    d is the direction +1 or -1, v_x the velocity of the centre of mass over the step; the contact cost is
+    min(5e-7 |contact forces|^2, 10); the 5 is paid where the step does not end the episode. Ends when the height leaves
+    (1, 2).
+    No density to certify against: its orientation is a unit quaternion, on which additive noise has no density.
+    See docs/environments.md for the options.
+    """
+
+    observed_positions = slice(2, None)
+
+    def __init__(
+        self,
+        *,
+        switch_probability: float | None = None,
+        switch_period: int | None = None,
+        tasks: Sequence[int] | None = None,
+        observe_reward: bool = True,
+        process_noise: ArrayLike = 0.0,
+        reward_range: tuple[float, float] | None = None,
+        **body: Unpack[BodyOptions],
+    ) -> None:
+        HumanoidEnv.__init__(
+            self,
+            healthy_z_range=HEALTHY_HEIGHT,
+            include_cinert_in_observation=False,
+            include_cvel_in_observation=False,
+            include_qfrc_actuator_in_observation=False,
+            include_cfrc_ext_in_observation=False,
+            **body,
+        )
+        self.hide_task(
+            body,
+            switch_probability=switch_probability,
+            switch_period=switch_period,
+            tasks=tasks,
+            observe_reward=observe_reward,
+            process_noise=process_noise,
+            reward_range=reward_range,
+        )
+
+    def terminated(self, observation: NDArray[np.floating]) -> NDArray[np.bool_]:
+        """Height outside (1, 2). [N, O] -> [N]."""
+        height = observation[:, 0]
+        return np.asarray(~((HEALTHY_HEIGHT[0] < height) & (height < HEALTHY_HEIGHT[1])))

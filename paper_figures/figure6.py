@@ -1,0 +1,61 @@
+"""The paper's Figure 6: the six environments.
+
+The pictures in ``data/`` are drawn by ``python -m analysis.portraits``, which needs EGL; this only lays them out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.figure_style import figure_style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+DATA = Path(__file__).parent / "data"
+IMAGE = Path("docs/images/environments.png")
+# In the paper's order: name of the environment -> the paper's name for it.
+TITLES = {
+    "HalfCheetahFwdBwd": "Halfcheetah-fwd-bwd",
+    "HalfCheetahPier": "Halfcheetah-pier",
+    "Walker2dRandomParams": "Walker2D-randomparams",
+    "AntFwdBwd": "Ant-fwd-bwd",
+    "AntCrippledLeg": "Ant-crippled-leg",
+    "HumanoidDirec": "Humanoid-direc",
+}
+
+
+def load(data: Path = DATA) -> dict[str, NDArray[np.float32]]:
+    """The landed picture of each environment, [height, width, 3 or 4] in [0, 1]."""
+    from matplotlib.image import imread
+
+    return {name: np.asarray(imread(data / f"environment_{name}.png"), dtype=np.float32) for name in TITLES}
+
+
+def draw(axes: Sequence[Axes], pictures: Mapping[str, NDArray[np.float32]]) -> None:
+    """One picture in each of the axes, under the paper's name."""
+    for here, (name, picture) in zip(axes, pictures.items(), strict=True):
+        here.imshow(picture, interpolation="lanczos")
+        here.set_title(TITLES[name])
+        here.set_axis_off()
+
+
+def main(image: Path = IMAGE) -> Path:
+    """Lay the landed pictures out and write the figure; returns where."""
+    with figure_style():
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(8.4, 4.7), layout="constrained")
+        draw(list(figure.subplots(2, 3).flat), load())
+        image.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(image, dpi=85)
+    return image
+
+
+if __name__ == "__main__":
+    print(main())
