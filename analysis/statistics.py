@@ -11,6 +11,7 @@ and ``MEASURED_COVERAGE`` holds the result.
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import math
 import sys
@@ -24,7 +25,7 @@ import tyro
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
-from analysis.figure_style import INK, figure_style
+from analysis.figure_style import INK, VARIANT_COLOURS, figure_style
 from m3po.command_line import run
 
 if TYPE_CHECKING:
@@ -41,9 +42,7 @@ CHUNK = 2**20
 # The name of the environment of a table that has no such column.
 ONE_ENVIRONMENT = "all"
 METHOD_NAMES: dict[Method, str] = {"percentile": "percentile", "bca": "BCa"}
-# Okabe-Ito, as the other figures of variants.
-COLOURS = ("#0072b2", "#56b4e9", "#009e73", "#e69f00", "#d55e00", "#cc79a7", "#8a8a8a")
-LINE_STYLES = ("-", "--", ":")
+LINE_STYLES = ("-", "--", ":", "-.")
 
 
 @dataclass(frozen=True)
@@ -55,11 +54,14 @@ class Coverage:
     improvement: tuple[float, float]
 
 
-# Of 95% intervals, by the number of seeds in one environment: python -m analysis.interval_coverage --environments 1.
+# Of 95% intervals, by the number of seeds in one environment: python -m analysis.interval_coverage.
 MEASURED_COVERAGE: dict[int, dict[Method, Coverage]] = {
-    3: {"percentile": Coverage((0.75, 0.80), (0.45, 0.80)), "bca": Coverage((0.75, 0.80), (0.45, 0.80))},
+    3: {"percentile": Coverage((0.74, 0.75), (0.45, 0.81)), "bca": Coverage((0.69, 0.75), (0.46, 0.91))},
+    5: {"percentile": Coverage((0.89, 0.93), (0.69, 0.90)), "bca": Coverage((0.88, 0.90), (0.69, 0.95))},
+    10: {"percentile": Coverage((0.93, 0.93), (0.86, 0.94)), "bca": Coverage((0.92, 0.92), (0.92, 0.97))},
+    20: {"percentile": Coverage((0.94, 0.94), (0.90, 0.95)), "bca": Coverage((0.94, 0.95), (0.94, 0.97))},
 }
-# Below this many seeds some of those intervals hold the truth less than nine times in ten.
+# From this many seeds on none of the measured intervals misses much more than one time in ten.
 ENOUGH_SEEDS = 20
 
 
@@ -284,7 +286,8 @@ def bootstrap_interval(
 
     c is the confidence. "percentile": z0 = a = 0. "bca": z0 = Phi^-1 of the share of resamples below the estimate,
     ties counted half, and a the jackknife's acceleration over all strata. At z0 = +-infinity (every resample on one
-    side of the estimate) the levels are 0 or 1.
+    side of the estimate) the levels are 0 or 1. Ties are exact ones: a statistic should add up in an order that does
+    not depend on the memory layout, as those here do.
 
     Args:
         statistic, strata, resamples, generator: as ``bootstrap_distribution``.
@@ -700,6 +703,11 @@ def summarise(table: Table, config: StatisticsConfig) -> list[VariantSummary]:
     return sorted(summaries, key=lambda each: -each.iqm.estimate[-1])
 
 
+def _range(ends: tuple[float, float]) -> str:
+    low, high = (f"{end:.0%}" for end in ends)
+    return low if low == high else f"{low} to {high}"
+
+
 def notes(table: Table, config: StatisticsConfig, summaries: Sequence[VariantSummary]) -> list[str]:
     """What the reader of the intervals has to know: how few the seeds are, and where an interval says nothing."""
     counts = [len(seeds) for each in table.seeds.values() for seeds in each]
@@ -714,9 +722,9 @@ def notes(table: Table, config: StatisticsConfig, summaries: Sequence[VariantSum
         else:
             covered = MEASURED_COVERAGE[known][config.method]
             sure = (
-                f"with {known} seeds in one environment, {covered.iqm[0]:.0%} to {covered.iqm[1]:.0%} of 95% "
-                f"{METHOD_NAMES[config.method]} intervals held the population's IQM, and {covered.improvement[0]:.0%} "
-                f"to {covered.improvement[1]:.0%} the probability of improvement"
+                f"with {known} seeds in one environment 95% {METHOD_NAMES[config.method]} intervals held the "
+                f"population's IQM in {_range(covered.iqm)} and the probability of improvement in "
+                f"{_range(covered.improvement)} of simulated experiments"
             )
         few = "too few for the intervals to mean what they say; " if fewest < ENOUGH_SEEDS else ""
         lines.append(
@@ -839,9 +847,7 @@ def text(table: Table, config: StatisticsConfig, summaries: Sequence[VariantSumm
         f"bootstrap intervals over seeds, {config.resamples:,} resamples"
     ]
     for row in rows:
-        cells = [row[0].ljust(widths[0])] + [
-            cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)
-        ]
+        cells = [row[0].ljust(widths[0])] + [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
         lines.append("  ".join(cells).rstrip())
     return "\n".join([*lines, *(f"note: {line}" for line in notes(table, config, summaries))])
 
@@ -853,10 +859,10 @@ def draw(table: Table, config: StatisticsConfig, summaries: Sequence[VariantSumm
     compared = config.baseline is not None and len(summaries) > 1
     figure = Figure(figsize=(10.0 if compared else 6.0, 4.0), layout="constrained")
     panels = figure.subplots(1, 2 if compared else 1, squeeze=False, width_ratios=(1.35, 1) if compared else (1,))[0]
-    names = list(table.returns)
-    _draw_curves(panels[0], table, config, summaries, names)
+    look = looks(list(table.returns))
+    _draw_curves(panels[0], table, config, summaries, look)
     if compared:
-        _draw_improvement(panels[1], config, summaries, names)
+        _draw_improvement(panels[1], config, summaries, look)
     seeds = sorted({len(each) for variant in table.seeds.values() for each in variant})
     count = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     many = "" if len(table.environments) == 1 else f" in each of {len(table.environments)} environments"
@@ -868,16 +874,23 @@ def draw(table: Table, config: StatisticsConfig, summaries: Sequence[VariantSumm
     return figure
 
 
-def _look(place: int) -> tuple[str, str]:
-    """Colour and line style of the variant at this place in the table: all colours, then dashed, then dotted."""
-    return COLOURS[place % len(COLOURS)], LINE_STYLES[place // len(COLOURS) % len(LINE_STYLES)]
+def looks(names: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """A colour and a line style per name: a variant's own, and for others what is left, then dashed, then dotted."""
+    pairs = [(colour, style) for style in LINE_STYLES for colour in VARIANT_COLOURS.values()]
+    taken = {name: (VARIANT_COLOURS[name], LINE_STYLES[0]) for name in names if name in VARIANT_COLOURS}
+    free = itertools.cycle([pair for pair in pairs if pair not in taken.values()])
+    return {name: taken[name] if name in taken else next(free) for name in names}
 
 
 def _draw_curves(
-    axes: Axes, table: Table, config: StatisticsConfig, summaries: Sequence[VariantSummary], names: Sequence[str]
+    axes: Axes,
+    table: Table,
+    config: StatisticsConfig,
+    summaries: Sequence[VariantSummary],
+    look: dict[str, tuple[str, str]],
 ) -> None:
     for each in summaries:
-        colour, style = _look(names.index(each.name))
+        colour, style = look[each.name]
         axes.plot(table.steps, each.iqm.estimate, color=colour, ls=style, label=each.name)
         axes.fill_between(table.steps, each.iqm.lower, each.iqm.upper, color=colour, alpha=0.13, lw=0)
     if config.threshold is not None:
@@ -889,15 +902,17 @@ def _draw_curves(
 
 
 def _draw_improvement(
-    axes: Axes, config: StatisticsConfig, summaries: Sequence[VariantSummary], names: Sequence[str]
+    axes: Axes, config: StatisticsConfig, summaries: Sequence[VariantSummary], look: dict[str, tuple[str, str]]
 ) -> None:
     shown = [each for each in summaries if each.improvement is not None]
     for place, each in enumerate(shown):
-        colour, _ = _look(names.index(each.name))
+        colour, _ = look[each.name]
         interval = each.improvement
         assert interval is not None
         if math.isfinite(interval.lower):
-            axes.plot([interval.lower, interval.upper], [place, place], color=colour, lw=5, alpha=0.35)
+            axes.plot(
+                [interval.lower, interval.upper], [place, place], color=colour, lw=5, alpha=0.35, solid_capstyle="butt"
+            )
         axes.plot(interval.estimate, place, "o", color=colour, markersize=6)
     axes.axvline(0.5, color=INK, lw=0.9, ls=":", zorder=0)
     axes.set_yticks(range(len(shown)), [each.name for each in shown])
