@@ -61,7 +61,7 @@ class Mixture:
 
     @property
     def interquartile_mean(self) -> float:
-        """2 sum_i w_i { m_i (Phi(b_i) - Phi(a_i)) - s_i (phi(b_i) - phi(a_i)) }, a_i = (q_1/4 - m_i)/s_i, b_i at q_3/4."""
+        """2 sum_i w_i { m_i (Phi(b_i) - Phi(a_i)) - s_i (phi(b_i) - phi(a_i)) }, a_i, b_i = (quartiles - m_i)/s_i."""
         ends = self.quantile(0.25), self.quantile(0.75)
         total = 0.0
         for weight, mean, deviation in zip(self.weights, self.means, self.deviations, strict=True):

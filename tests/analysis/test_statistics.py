@@ -130,7 +130,8 @@ def test_probability_of_improvement_is_mann_whitney_over_the_pairs() -> None:
 @given(st.lists(st.tuples(RUNS, RUNS), min_size=1, max_size=3), st.randoms(use_true_random=False))
 def test_probability_of_improvement_knows_only_the_order_of_returns(pairs, random) -> None:
     result = probability_of_improvement([x for x, _ in pairs], [y for _, y in pairs])
-    for place, change in enumerate((np.exp, lambda x: x**3 - 5, np.arctan)):
+    changes: tuple[Any, ...] = (np.exp, lambda x: x**3 - 5, np.arctan)
+    for place, change in enumerate(changes):
         moved = [tuple(change(np.array(side)) * (place + 1) for side in pair) for pair in pairs]
         shuffled = [tuple(random.sample(list(side), len(side)) for side in pair) for pair in moved]
         assert probability_of_improvement([x for x, _ in shuffled], [y for _, y in shuffled]) == result
@@ -276,8 +277,8 @@ def test_bca_with_all_resamples_on_one_side_ends_at_the_outermost() -> None:
 
     interval = bootstrap_interval(statistic, [runs], generator=generator(), resamples=400, method="bca")
     assert interval.estimate == -5
-    assert -4 <= interval.lower == interval.upper
-    assert np.isfinite(interval.upper)
+    drawn = bootstrap_distribution(statistic, [runs], resamples=400, generator=generator())
+    assert interval.lower == interval.upper == drawn.min() < drawn.max()
 
 
 def test_the_acceleration_cannot_turn_an_end_around(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -354,7 +355,10 @@ GOOD = [np.arange(4.0)]
         (lambda: interquartile_mean(3.0), "axis 0 of runs, got the scalar 3.0"),
         (lambda: interquartile_mean([1.0, np.nan]), "finite, got nan"),
         (lambda: pooled_interquartile_mean([]), "at least one array"),
-        (lambda: pooled_interquartile_mean(np.ones((2, 2))), "sequence of at least one array"),
+        (
+            lambda: pooled_interquartile_mean(np.ones((2, 2))),  # type: ignore[arg-type]
+            "sequence of at least one array",
+        ),
         (lambda: pooled_interquartile_mean([np.ones((2, 3)), np.ones((2, 4))]), r"axes \(4,\), strata\[0\] has \(3,\)"),
         (lambda: probability_of_improvement(GOOD, GOOD * 2), "first has 1 environments, second has 2"),
         (
@@ -441,8 +445,8 @@ def test_the_landed_coverage_is_what_the_command_measures() -> None:
                 (landed.iqm, [getattr(row, method) for row in here if row.quantity == "IQM"]),
                 (landed.improvement, [getattr(row, method) for row in here if row.quantity != "IQM"]),
             ):
-                assert min(shares) == pytest.approx(low, abs=0.035)
-                assert max(shares) == pytest.approx(high, abs=0.035)
+                assert min(shares) == pytest.approx(low, abs=0.05)
+                assert max(shares) == pytest.approx(high, abs=0.05)
 
 
 def test_the_coverage_command_prints_its_rows(capsys) -> None:
@@ -702,7 +706,7 @@ def test_the_figure_draws_the_curves_with_bands_and_the_probabilities(simple: Pa
     assert lowest == pytest.approx(summaries[0].iqm.lower.min())
     assert highest == pytest.approx(summaries[0].iqm.upper.max())
     assert [label.get_text() for label in chances.get_yticklabels()] == ["k=1"]
-    assert [line.get_xdata()[0] for line in chances.get_lines()] == [1, 1, 0.5]
+    assert [np.ravel(line.get_xdata())[0] for line in chances.get_lines()] == [1, 1, 0.5]
     assert len(statistics.draw(table, StatisticsConfig(simple), summarise(table, StatisticsConfig(simple))).axes) == 1
     file = tmp_path / "out.png"
     command(capsys, str(simple), "--baseline", "Full", "--figure", str(file))
