@@ -36,6 +36,17 @@ BOUND_LABELS = {
     "optimal-branched": "optimal, branched",
 }
 
+# The variants of the algorithm, named as analysis.variants names them.
+VARIANT_COLOURS = {
+    "k=1": "#0072b2",
+    "k=3": "#56b4e9",
+    "k=5": "#009e73",
+    "k=10": "#e69f00",
+    "Full": "#d55e00",
+    "M3PO-h": "#cc79a7",
+    "memoryless": "#8a8a8a",
+}
+
 SETTINGS: dict[Any, Any] = {
     "figure.dpi": 150,
     "savefig.dpi": 150,

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.anchors import landed_anchors
-from analysis.figure_style import figure_style
+from analysis.figure_style import VARIANT_COLOURS, figure_style
 from analysis.learning_curves import ANCHOR_COLOURS, ANCHOR_LABELS
 from analysis.variants import student_interval
 
@@ -32,10 +32,6 @@ if TYPE_CHECKING:
 
 DATA = Path(__file__).parent / "data" / "variants_switching_point_mass.csv"
 IMAGE = Path("docs/images/figure9_point_mass.png")
-COLOURS = {
-    "k=1": "#0072b2", "k=3": "#56b4e9", "k=5": "#009e73", "k=10": "#e69f00", "Full": "#d55e00", "M3PO-h": "#cc79a7",
-    "memoryless": "#8a8a8a",
-}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,11 +54,11 @@ class Variant:
 
 
 def load(data: Path = DATA) -> tuple[Variant, ...]:
-    """The table's variants, in the order of ``COLOURS``."""
+    """The table's variants, in the order of ``VARIANT_COLOURS``."""
     with data.open() as file:
         rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
     variants = []
-    for name in COLOURS:
+    for name in VARIANT_COLOURS:
         seeds = sorted({int(row["seed"]) for row in rows if row["variant"] == name})
         curves = [
             [
@@ -85,7 +81,7 @@ def draw(axes: Sequence[Axes], variants: Sequence[Variant], anchors: dict[str, f
     """Left: mean learning curves. Right: the final evaluation of every seed, with the mean and its interval."""
     curves, finals = axes
     for place, variant in enumerate(variants):
-        colour = COLOURS[variant.name]
+        colour = VARIANT_COLOURS[variant.name]
         curves.plot(variant.steps, variant.mean, color=colour, label=variant.name)
         finals.plot(
             np.full(len(variant.returns), place), variant.returns[:, -1], "o", color=colour, alpha=0.45, markersize=4,
