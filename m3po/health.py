@@ -67,7 +67,7 @@ def warnings_of(
     """
     found = []
     reachable = (largest_reward + row["temperature"] * abs(row["entropy"])) / (1 - discount)
-    if abs(row["q_mean"]) > 2 * reachable:
+    if abs(row["q_mean"]) > reachable:
         found.append(
             f"Q diverges: its mean target is {row['q_mean']:.3g}, and no policy can earn more than {reachable:.3g} "
             f"(rewards up to {largest_reward:.3g})"
