@@ -123,3 +123,40 @@ function evaluateAll(x) {
     return { name, value, share: value / trivial, verdict: verdictOf(value, trivial, x.gamma) };
   });
 }
+
+// The largest value of one error ("eps_m" or "eps_pi") at which the optimal branched discrepancy is at most this share
+// of the trivial one, the rest of x staying; null when even 0 is too large.
+function largestError(x, error, share) {
+  const within = (value) => optimalBranched({ ...x, [error]: value }) <= share * trivialDiscrepancy(x);
+  if (!within(0)) return null;
+  if (within(1)) return 1;
+  let [low, high] = [0, 1];
+  for (let halving = 0; halving < 40; halving++) {
+    const middle = (low + high) / 2;
+    if (within(middle)) low = middle;
+    else high = middle;
+  }
+  return low;
+}
+
+// The two bounds that each map compares: branched minus full model.
+const MAPS = {
+  paper: { branched: "m3po-th2", full: "m3po-th1" },
+  optimal: { branched: "optimal-branched", full: "optimal-full" },
+};
+
+// eps_pi as a function of eps_m along each slice of the map.
+const SLICES = {
+  present: (x) => () => x.eps_pi,
+  zero: () => () => 0,
+  complement: () => (eps_m) => 1 - eps_m,
+};
+
+// Branched minus full-model discrepancy: one row for each rollout length, one column for each model error.
+function differenceMap(x, map, slice, lengths, errors) {
+  const [branched, full] = [FORMULAS[MAPS[map].branched], FORMULAS[MAPS[map].full]];
+  const divergence = SLICES[slice](x);
+  const columns = errors.map((eps_m) => ({ ...x, eps_m, eps_pi: divergence(eps_m) }));
+  const fullValues = columns.map((column) => full(column));
+  return lengths.map((k) => columns.map((column, at) => branched({ ...column, k }) - fullValues[at]));
+}
