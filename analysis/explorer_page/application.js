@@ -19,9 +19,9 @@ const QUANTITIES = {
     stops: roundNumbers(0, 3).filter(Number.isInteger),
     explain: ({ k }) => `Model steps in a row before starting again from real data: ${k === 1 ? "one" : `up to ${number(k)}`}.` },
   eps_m: { name: "ε_m, model error", low: 0, high: 1, whole: false, start: 0.1, stops: ERROR_STOPS,
-    explain: ({ eps_m }) => `Share of next observations the model gets wrong, on average over real data: ${percent(eps_m)}.` },
+    explain: ({ eps_m }) => `How often the model's next observation cannot be passed off as the real one, on average over real data: at most ${percent(eps_m)}.` },
   eps_pi: { name: "ε_π, policy divergence", low: 0, high: 1, whole: false, start: 0.1, stops: ERROR_STOPS,
-    explain: ({ eps_pi }) => `Share of actions in which your policy differs from the one that collected the data: at most ${percent(eps_pi)}.` },
+    explain: ({ eps_pi }) => `How often your policy acts unlike the one that collected the data, in whatever situation: at most ${percent(eps_pi)}.` },
   R: { name: "R, reward range", low: 0.001, high: 1000000, whole: false, start: 2, stops: roundNumbers(-1, 3),
     explain: () => "Largest minus smallest expected reward of one step." },
 };
@@ -36,9 +36,10 @@ const fields = {};
 let state = startState();
 let player = null;
 
+// The state of an untouched page. The step t of the instance is a number, or "half": where half of C* is reached.
 function startState() {
   const values = Object.entries(QUANTITIES).map(([key, { start }]) => [key, start]);
-  return { ...Object.fromEntries(values), map: "paper", slice: "present", t: LONGEST_INSTANCE };
+  return { ...Object.fromEntries(values), map: "paper", slice: "present", t: "half" };
 }
 
 // What is wrong with that value of that quantity; "" when nothing is.
@@ -59,6 +60,7 @@ function readAddress() {
       if (fault) faults.push(`In the link: ${fault}`);
       else read[key] = Number(written);
     } else if (key in CHOICES && CHOICES[key].includes(written)) read[key] = written;
+    else if (key === "t" && written === "half") read.t = written;
     else if (key === "t" && /^\d{1,6}$/.test(written)) read.t = Number(written);
     else faults.push(`In the link: ${key}=${written} is unknown.`);
   }
@@ -101,8 +103,12 @@ function addControls(form) {
 
 function showControls() {
   for (const [key, { field, slider, note }] of Object.entries(fields)) {
-    if (field !== document.activeElement || Number(field.value) !== state[key]) field.value = state[key];
-    field.setAttribute("aria-invalid", "false");
+    const wrong = field.getAttribute("aria-invalid") === "true";
+    const beingTyped = field === document.activeElement && (wrong || Number(field.value) === state[key]);
+    if (!beingTyped) {
+      field.value = state[key];
+      field.setAttribute("aria-invalid", "false");
+    }
     slider.value = nearestStop(key, state[key]);
     slider.setAttribute("aria-valuetext", String(state[key]));
     note.textContent = QUANTITIES[key].explain(state);
@@ -173,11 +179,18 @@ function instanceOf(x) {
   return remember("instance", x, () => runInstance(x, instanceHorizon(x.gamma)));
 }
 
+// The step that is shown.
+function stepOf(instance, optimum) {
+  if (state.t !== "half") return Math.min(state.t, instance.horizon);
+  const half = instance.gap.findIndex((gap) => gap >= optimum / 2);
+  return half < 0 ? instance.horizon : half;
+}
+
 function showInstance() {
   const x = inputs();
   const instance = instanceOf(x);
-  const t = Math.min(state.t, instance.horizon);
   const optimum = optimalBranched(x);
+  const t = stepOf(instance, optimum);
   const [steps, departure] = [Math.min(t, x.k), t - Math.min(t, x.k)];
   at("step").max = instance.horizon;
   at("step").value = t;
@@ -205,9 +218,11 @@ function stop() {
 }
 
 function advance() {
-  const { horizon } = instanceOf(inputs());
-  state.t = state.t >= horizon ? 0 : state.t + 1;
-  if (state.t === horizon) stop();
+  const x = inputs();
+  const instance = instanceOf(x);
+  const t = stepOf(instance, optimalBranched(x));
+  state.t = t >= instance.horizon ? 0 : t + 1;
+  if (state.t === instance.horizon) stop();
   showInstance();
   keepAddress();
 }

@@ -13,9 +13,12 @@ const MAP_COLUMNS = 81;
 const MAP_ROWS = 50;
 const CROSSOVER_POINTS = 4001;
 
+// That many significant digits, but never fewer than the whole part has.
 function number(value, digits = 4) {
-  if (value !== 0 && Math.abs(value) < 1e-4) return value.toExponential(digits - 2);
-  return value.toLocaleString("en", { maximumSignificantDigits: Math.max(digits, Math.ceil(Math.log10(Math.abs(value) + 1))) });
+  if (value < 0) return `−${number(-value, digits)}`;
+  if (value !== 0 && value < 1e-4) return value.toExponential(digits - 2);
+  const whole = Math.ceil(Math.log10(value + 1));
+  return value.toLocaleString("en", { maximumSignificantDigits: Math.max(digits, whole) });
 }
 
 function percent(share) {
@@ -52,7 +55,7 @@ function pathOf(points) {
 }
 
 // An empty chart as wide as its place: {svg, width, height, left, right, top, bottom} with the edges of the plot.
-function chart(place, height, description, margin = { left: 58, right: 12, top: 12, bottom: 40 }) {
+function chart(place, height, description, margin = { left: 58, right: 20, top: 12, bottom: 40 }) {
   const width = Math.max(place.clientWidth, 200);
   const svg = makeSvg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": description });
   place.replaceChildren(svg);
@@ -67,12 +70,12 @@ function text(content, x, y, attributes = {}) {
   return makeSvg("text", { x, y, ...attributes }, content);
 }
 
-// Ticks and names of both axes; x and y are {scale, ticks: [[value, label]], name}.
-function axes({ svg, left, right, top, bottom }, x, y) {
+// Ticks and names of both axes; x and y are {scale, ticks: [[value, label]], name}; marks: the class of the lines at y.
+function axes({ svg, left, right, top, bottom }, x, y, marks = "grid") {
   for (const [value, label] of y.ticks) {
     const at = y.scale(value);
-    svg.append(makeSvg("line", { class: "grid", x1: left, x2: right, y1: at, y2: at }));
-    svg.append(text(label, left - 6, at + 4, { "text-anchor": "end" }));
+    svg.append(makeSvg("line", { class: marks, x1: marks === "grid" ? right : left, x2: left - 4, y1: at, y2: at }));
+    svg.append(text(label, left - 8, at + 4, { "text-anchor": "end" }));
   }
   for (const [value, label] of x.ticks) {
     svg.append(makeSvg("line", { class: "axis", x1: x.scale(value), x2: x.scale(value), y1: bottom, y2: bottom + 4 }));
@@ -90,19 +93,19 @@ function bar(parts) {
 
 function verdictInWords({ verdict, share }) {
   return {
-    vacuous: "vacuous: says nothing",
-    exact: "exact: no gap",
-    "any-model": "says nothing: holds for any model",
+    vacuous: "vacuous",
+    exact: "exact",
+    "any-model": "holds for any model",
     keeps: `keeps ${percent(1 - share)} of the range`,
   }[verdict];
 }
 
 function drawBars(body, rows) {
   body.replaceChildren(...rows.map((row, at) => {
-    const { label, source, scheme, colour } = CATALOGUE[at];
+    const { label, scheme, colour } = CATALOGUE[at];
     return make("tr", { class: row.verdict, "data-bound": row.name, style: `--base:${colour}` },
       make("th", { scope: "row" }, make("span", { class: "name" }, label),
-        make("span", { class: "explanation" }, `${source}: ${SCHEMES[scheme]}`)),
+        make("span", { class: "explanation" }, SCHEMES[scheme])),
       make("td", { class: "measure" }, bar([{ share: row.share, class: row.verdict === "vacuous" ? "over" : "" }]),
         make("span", { class: "number", "data-value": row.value }, number(row.value, 6)),
         make("span", { class: "number explanation" }, ` = ${percent(row.share)} of trivial`)),
@@ -111,8 +114,8 @@ function drawBars(body, rows) {
 }
 
 function drawAssumptions(list) {
-  list.replaceChildren(...CATALOGUE.flatMap(({ label, assumptions }) =>
-    [make("dt", {}, label), ...assumptions.map((assumption) => make("dd", {}, assumption))]));
+  list.replaceChildren(...CATALOGUE.flatMap(({ label, source, assumptions }) =>
+    [make("dt", {}, `${label}: ${source}`), ...assumptions.map((assumption) => make("dd", {}, assumption))]));
 }
 
 // Bounds whose curves coincide share one: [{labels, colour, scheme, shares}].
@@ -192,7 +195,7 @@ function mapImage(values, limit) {
   const canvas = make("canvas", { width: values[0].length, height: values.length });
   const context = canvas.getContext("2d");
   const pixels = context.createImageData(canvas.width, canvas.height);
-  values.toReversed().flat().forEach((value, at) => {
+  [...values].reverse().flat().forEach((value, at) => {
     pixels.data.set([...diverging(limit > 0 ? value / limit : 0, colours), 255], 4 * at);
   });
   context.putImageData(pixels, 0, 0);
@@ -228,7 +231,7 @@ function drawMap(place, low, high, x, map, slice, choose) {
   svg.append(makeSvg("image", { href: mapImage(values, limit), x: left, y: top, width: right - left, height: bottom - top, preserveAspectRatio: "none" }));
   const ticks = [1, ...[0.2, 0.4, 0.6, 0.8, 1].map((part) => part * longest)].map((k) => [k, number(k)]);
   axes(frame, { scale: across, ticks: [0, 0.25, 0.5, 0.75, 1].map((error) => [error, String(error)]), name: "model error ε_m" },
-    { scale: up, ticks, name: "rollout length k" });
+    { scale: up, ticks, name: "rollout length k" }, "axis");
   const drawn = makeSvg("g", { "clip-path": clip });
   svg.append(drawn);
   if (map === "paper") {
@@ -272,7 +275,7 @@ function drawRing(place, instance, x, t) {
   const size = Math.min(Math.max(place.clientWidth, 200), 320);
   const frame = chart(place, size, `Ring of labels at step ${t}`, { left: 0, right: 0, top: 0, bottom: 0 });
   const centre = size / 2;
-  const [inner, outer] = [size * 0.2, size * 0.39];
+  const [inner, outer] = [size * 0.18, size * 0.36];
   const model = Math.min(t, x.k);
   const first = t - model;
   const sent = instance.windows.slice(first, t).reduce((sum, { width }) => sum + width, 0);
@@ -288,7 +291,7 @@ function drawRing(place, instance, x, t) {
   }
   for (const label of [0, 0.25, 0.5, 0.75]) {
     const angle = 2 * Math.PI * label - Math.PI / 2;
-    svg.append(text(String(label), centre + size * 0.46 * Math.cos(angle), centre + size * 0.46 * Math.sin(angle) + 4, { "text-anchor": "middle", class: "soft" }));
+    svg.append(text(String(label), centre + size * 0.455 * Math.cos(angle), centre + size * 0.455 * Math.sin(angle) + 4, { "text-anchor": "middle", class: "soft" }));
   }
   svg.append(text(`t = ${t}`, centre, centre + 5, { "text-anchor": "middle" }));
 }
