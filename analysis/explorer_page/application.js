@@ -170,9 +170,11 @@ function mapInWords(x) {
   const { branched, full } = MAPS[state.map];
   const difference = FORMULAS[branched](x) - FORMULAS[full](x);
   const better = Math.abs(difference) <= EQUAL * FORMULAS[full](x) ? "the two are equal" : `${difference < 0 ? "branched" : "the full model"} is better`;
-  const line = state.map === "paper" ? " The line is k*: above it the full model is preferred." : "";
+  const crossing = crossoverLine(x, state.slice, mapAxis(x.k).longest, CROSSOVER_POINTS).length > 0;
+  const paperLine = crossing ? " The line is k*: above it the full model is preferred." : " Branched is preferred everywhere on it.";
+  const line = state.map === "paper" ? paperLine : "";
   const ring = SLICES[state.slice](x)(x.eps_m) === x.eps_pi ? "The circle is your setting" : "Your setting is not on this slice; there the difference is";
-  return `${ring}: ${labelOf({ name: branched })} − ${labelOf({ name: full })} = ${number(difference)}, so ${better}.${line} Click to move there.`;
+  return `${ring}: ${labelOf({ name: branched })} − ${labelOf({ name: full })} = ${number(difference)}, so ${better}.${line} Click or tap the map to move.`;
 }
 
 function instanceOf(x) {

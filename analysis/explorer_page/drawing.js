@@ -77,9 +77,13 @@ function axes({ svg, left, right, top, bottom }, x, y, marks = "grid") {
     svg.append(makeSvg("line", { class: marks, x1: marks === "grid" ? right : left, x2: left - 4, y1: at, y2: at }));
     svg.append(text(label, left - 8, at + 4, { "text-anchor": "end" }));
   }
+  let free = -Infinity;
   for (const [value, label] of x.ticks) {
-    svg.append(makeSvg("line", { class: "axis", x1: x.scale(value), x2: x.scale(value), y1: bottom, y2: bottom + 4 }));
-    svg.append(text(label, x.scale(value), bottom + 17, { "text-anchor": "middle" }));
+    const at = x.scale(value);
+    svg.append(makeSvg("line", { class: "axis", x1: at, x2: at, y1: bottom, y2: bottom + 4 }));
+    if (at - 4 * label.length < free) continue;
+    svg.append(text(label, at, bottom + 17, { "text-anchor": "middle" }));
+    free = at + 4 * label.length + 8;
   }
   svg.append(makeSvg("path", { class: "axis", d: `M${left} ${top}V${bottom}H${right}` }));
   svg.append(text(x.name, (left + right) / 2, bottom + 34, { "text-anchor": "middle", class: "soft" }));
@@ -235,12 +239,8 @@ function drawMap(place, low, high, x, map, slice, choose) {
   const drawn = makeSvg("g", { "clip-path": clip });
   svg.append(drawn);
   if (map === "paper") {
-    const points = [];
-    for (let at = 0; at < CROSSOVER_POINTS; at++) {
-      const eps_m = at / (CROSSOVER_POINTS - 1);
-      const star = crossoverRolloutLength({ gamma: x.gamma, eps_m, eps_pi: divergence(eps_m) });
-      if (star < 20 * longest) points.push([across(eps_m), up(star)]);
-    }
+    // Beyond the axis too, so that the line leaves it at the edge.
+    const points = crossoverLine(x, slice, 20 * longest, CROSSOVER_POINTS).map(({ eps_m, k }) => [across(eps_m), up(k)]);
     for (const style of ["halo", "crossover"]) drawn.append(makeSvg("path", { class: style, d: pathOf(points) }));
   }
   const hit = makeSvg("rect", { class: "hit", x: left, y: top, width: right - left, height: bottom - top, fill: "transparent" });

@@ -160,3 +160,12 @@ function differenceMap(x, map, slice, lengths, errors) {
   const fullValues = columns.map((column) => full(column));
   return lengths.map((k) => columns.map((column, at) => branched({ ...column, k }) - fullValues[at]));
 }
+
+// k* along a slice of the map, [{eps_m, k}], where it is at most longest.
+function crossoverLine(x, slice, longest, points) {
+  const divergence = SLICES[slice](x);
+  const errors = Array.from({ length: points }, (_, at) => at / (points - 1));
+  return errors
+    .map((eps_m) => ({ eps_m, k: crossoverRolloutLength({ gamma: x.gamma, eps_m, eps_pi: divergence(eps_m) }) }))
+    .filter(({ k }) => k <= longest);
+}

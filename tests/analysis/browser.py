@@ -97,7 +97,9 @@ class Page:
         """Go there and wait until it is drawn."""
         self.call("Page.navigate", url="about:blank")
         self.call("Page.navigate", url=address)
-        self.evaluate("new Promise((done) => document.readyState === 'complete' ? done() : addEventListener('load', done))")
+        self.evaluate(
+            "new Promise((done) => document.readyState === 'complete' ? done() : addEventListener('load', done))"
+        )
         self.settle()
 
     def press(self, key: str, times: int = 1) -> None:
@@ -106,10 +108,12 @@ class Page:
         shown = " " if key == "Space" else key
         for _ in range(times):
             for kind in ("keyDown", "keyUp"):
-                typed = {"text": {"Space": " ", "Enter": "\r"}[key]} if key in ("Space", "Enter") and kind == "keyDown" else {}
-                self.call(
-                    "Input.dispatchKeyEvent", type=kind, key=shown, code=key, windowsVirtualKeyCode=code, **typed
+                typed = (
+                    {"text": {"Space": " ", "Enter": "\r"}[key]}
+                    if key in ("Space", "Enter") and kind == "keyDown"
+                    else {}
                 )
+                self.call("Input.dispatchKeyEvent", type=kind, key=shown, code=key, windowsVirtualKeyCode=code, **typed)
         self.settle()
 
     def type(self, text: str) -> None:
