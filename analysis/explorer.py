@@ -117,11 +117,11 @@ def catalogue() -> list[dict[str, Any]]:
     return [
         {
             "name": bound.name,
-            "label": BOUND_LABELS[bound.name].replace("$\\epsilon_m$", "ε_m"),
+            "label": BOUND_LABELS.get(bound.name, bound.name).replace("$\\epsilon_m$", "ε_m"),
             "source": bound.source,
             "scheme": bound.scheme,
             "assumptions": bound.assumptions,
-            "colour": BOUND_COLOURS[bound.name],
+            "colour": BOUND_COLOURS.get(bound.name, TRIVIAL_COLOUR),
             "uses_rollout_length": bound.uses_rollout_length,
         }
         for bound in bounds.ALL_BOUNDS

@@ -48,13 +48,11 @@ def random_points(number: int = 400) -> list[dict[str, float]]:
     def error() -> float:
         return float(rng.choice([0.0, 1.0, rng.uniform(), rng.uniform(), 10 ** rng.uniform(-8, 0)]))
 
-    discounts = (0.0, 0.9999, lambda: rng.uniform(0, 0.9999), lambda: 1 - 10 ** rng.uniform(-4, 0))
     points = []
     for index in range(number):
-        discount = discounts[index % 8] if index % 8 < 2 else discounts[2 + index % 2]
-        gamma = float(discount() if callable(discount) else discount)
-        length = int(rng.choice([1, 2, 1000, rng.integers(1, 1001), rng.integers(1, 1001)]))
-        points.append(point(gamma, length, error(), error(), float(10 ** rng.uniform(-2, 3))))
+        gamma = (rng.choice([0.0, 0.9999]), rng.uniform(0, 0.9999), 1 - 10 ** rng.uniform(-4, 0))[index % 3]
+        length = (1, 1000, int(rng.integers(2, 10)), int(rng.integers(1, 1001)))[index % 4]
+        points.append(point(float(gamma), length, error(), error(), float(10 ** rng.uniform(-2, 3))))
     return points
 
 
