@@ -21,6 +21,11 @@ function number(value, digits = 4) {
   return value.toLocaleString("en", { maximumSignificantDigits: Math.max(digits, whole) });
 }
 
+// A number for the edge of a chart: three digits, large ones as 2.14M.
+function short(value) {
+  return value !== 0 && value < 0.001 ? value.toExponential(1) : value.toLocaleString("en", { notation: "compact", maximumSignificantDigits: 3 });
+}
+
 function percent(share) {
   if (share !== 0 && share < 0.0005) return `${(100 * share).toExponential(1)}%`;
   return `${(100 * share).toLocaleString("en", { maximumFractionDigits: share < 10 ? 1 : 0 })}%`;
@@ -177,6 +182,7 @@ function drawCurves(place, legend, x, longest) {
   svg.append(text("vacuous: at or above R/(1−γ)", right - 6, up(1) - 6, { "text-anchor": "end", class: "label" }));
   legend.replaceChildren(...curves.map(({ labels, colour, scheme }) =>
     make("span", { style: `--base:${colour}` }, make("i", { class: scheme }), labels.join(" = "))));
+  if (!positive.length) legend.replaceChildren("Every bound is 0 at every k.");
   if (offScale.length) legend.append(make("span", {}, `Above this chart at every k: ${offScale.join(", ")}.`));
 }
 
@@ -315,7 +321,7 @@ function drawGap(place, instance, optimum, t) {
   const up = linear([0, highest], [bottom, top]);
   const quarter = (part) => Math.round(part * instance.horizon);
   axes(frame, { scale: across, ticks: [0, 0.25, 0.5, 0.75, 1].map(quarter).map((step) => [step, String(step)]), name: "step t" },
-    { scale: up, ticks: [0, 0.5, 1].map((part) => [part * optimum, number(part * optimum, 3)]), name: "" });
+    { scale: up, ticks: [0, 0.5, 1].map((part) => [part * optimum, short(part * optimum)]), name: "" });
   const points = instance.gap.map((gap, step) => [across(step), up(gap)]);
   const past = points.slice(0, t + 1);
   svg.append(makeSvg("path", { class: "accumulated", d: `${pathOf([...past, [across(t), bottom], [left, bottom]])}Z` }));

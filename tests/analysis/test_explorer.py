@@ -515,6 +515,17 @@ def test_the_measured_gap_is_said(start, opened):
     assert float(said[2]) == pytest.approx(100 * gap / OPTIMAL_BRANCHED[1], abs=0.051)
 
 
+def test_nothing_is_cut_off_at_the_edge_of_a_chart(start, opened):
+    start.open(f"{opened[1]}#gamma=0.9999&k=1000&eps_m=0.0001&eps_pi=0.00002&R=123456&map=optimal")
+    cut = (
+        "[...document.querySelectorAll('.chart svg')].flatMap((svg) => [...svg.querySelectorAll('text')]"
+        ".filter((text) => { const [inside, around] = [text, svg].map((e) => e.getBoundingClientRect());"
+        " return inside.left < around.left - 1 || inside.right > around.right + 1; })"
+        ".map((text) => text.textContent))"
+    )
+    assert start.evaluate(cut) == []
+
+
 def test_a_click_on_the_map_moves_there(start):
     box = start.evaluate(
         "(() => { const hit = document.querySelector('#map .hit'); hit.scrollIntoView({block: 'center'});"
