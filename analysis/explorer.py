@@ -113,7 +113,7 @@ def formulas() -> str:
 
 
 def catalogue() -> list[dict[str, Any]]:
-    """What the page says about every bound: name, label, source, scheme, assumptions, colour, whether k matters."""
+    """What the page says about every bound: name, label, source, scheme, assumptions and colour."""
     return [
         {
             "name": bound.name,
@@ -122,7 +122,6 @@ def catalogue() -> list[dict[str, Any]]:
             "scheme": bound.scheme,
             "assumptions": bound.assumptions,
             "colour": BOUND_COLOURS.get(bound.name, TRIVIAL_COLOUR),
-            "uses_rollout_length": bound.uses_rollout_length,
         }
         for bound in bounds.ALL_BOUNDS
     ]

@@ -322,12 +322,14 @@ def check_numbers(page: Page) -> None:
     given = {key: values[0] for key, values in arguments([x]).items()}
     rows = page.evaluate(
         "[...document.querySelectorAll('#bars tbody tr')].map((row) => [row.dataset.bound,"
-        " Number(row.querySelector('[data-value]').dataset.value), row.querySelector('.bar span').style.width])"
+        " Number(row.querySelector('[data-value]').dataset.value), row.querySelector('[data-value]').textContent,"
+        " row.querySelector('.bar span').style.width])"
     )
     trivial = 2 * x["r_max"] / (1 - x["gamma"])
     assert [name for name, *_ in rows] == [bound.name for bound in bounds.ALL_BOUNDS]
-    for name, value, width in rows:
+    for name, value, shown, width in rows:
         assert value == pytest.approx(bounds.get(name).evaluate(**given), rel=1e-9), name
+        assert float(shown.replace(",", "")) == pytest.approx(value, rel=1e-5), name
         assert float(width.rstrip("%")) == pytest.approx(100 * min(value / trivial, 1), rel=1e-4)
     optimum = float(bounds.get("optimal-branched").evaluate(**given))
     said = re.search(r"trusted to within ([\d.,]+) \(([\d.]+)% of the range\)", text_of(page, "conclusion"))
