@@ -1,0 +1,164 @@
+"""``python -m analysis.explorer``: one self-contained page on which every bound is live.
+
+The page computes in the reader's browser. A closed-form bound is written once, in ``bounds/``: its JavaScript is traced
+from the same function that makes its sympy expression and its numerical value. Only the two series of Theorem 3 have a
+JavaScript of their own (``explorer_page/mathematics.js``), which the tests hold against ``bounds/``.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import bounds
+from analysis.figure_style import BOUND_COLOURS, BOUND_LABELS, TRIVIAL_COLOUR
+from bounds.bound import Arguments, Bound
+from m3po.command_line import run
+
+PARTS = Path(__file__).parent / "explorer_page"
+# Series over time have no closed form to trace: their functions in mathematics.js.
+SERIES = {"optimal-full": "optimalFull", "optimal-branched": "optimalBranched"}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Write the interactive explorer of the bounds: one HTML file that needs no network and no server."""
+
+    out: Path = Path("explorer.html")
+    """File to write; replaced if it exists."""
+
+
+@dataclass(frozen=True)
+class Script:
+    """A JavaScript expression. Arithmetic on it returns the expression of the result."""
+
+    text: str
+
+    def __add__(self, other: Any) -> Script:
+        return _operation(self, "+", other)
+
+    def __radd__(self, other: Any) -> Script:
+        return _operation(other, "+", self)
+
+    def __sub__(self, other: Any) -> Script:
+        return _operation(self, "-", other)
+
+    def __rsub__(self, other: Any) -> Script:
+        return _operation(other, "-", self)
+
+    def __mul__(self, other: Any) -> Script:
+        return _operation(self, "*", other)
+
+    def __rmul__(self, other: Any) -> Script:
+        return _operation(other, "*", self)
+
+    def __truediv__(self, other: Any) -> Script:
+        return _operation(self, "/", other)
+
+    def __rtruediv__(self, other: Any) -> Script:
+        return _operation(other, "/", self)
+
+    def __pow__(self, other: Any) -> Script:
+        return _operation(self, "**", other)
+
+    def __rpow__(self, other: Any) -> Script:
+        return _operation(other, "**", self)
+
+
+def _text(operand: Any) -> str:
+    if isinstance(operand, Script):
+        return operand.text
+    if isinstance(operand, int | float):
+        return repr(operand)
+    raise ValueError(f"only numbers and expressions have a JavaScript, got {operand!r}")
+
+
+def _operation(left: Any, operator: str, right: Any) -> Script:
+    return Script(f"({_text(left)} {operator} {_text(right)})")
+
+
+TRACED = Arguments(
+    gamma=Script("x.gamma"),
+    k=Script("x.k"),
+    eps_m=Script("x.eps_m"),
+    eps_pi=Script("x.eps_pi"),
+    r_max=Script("x.r_max"),
+    one_minus_power=lambda base, exponent: Script(f"oneMinusPower({_text(base)}, {_text(exponent)})"),
+)
+
+
+def javascript(bound: Bound) -> str:
+    """The JavaScript function ``(x) => discrepancy`` of that bound; x has gamma, k, eps_m, eps_pi and r_max.
+
+    Raises:
+        ValueError: the bound is neither a closed form nor one of ``SERIES``.
+    """
+    if bound.name in SERIES:
+        return SERIES[bound.name]
+    try:
+        return f"(x) => {_text(bound.formula(TRACED))}"
+    except (TypeError, AttributeError, ValueError):
+        raise ValueError(f"{bound.name} is not a closed form; give it a function in mathematics.js") from None
+
+
+def formulas() -> str:
+    """The JavaScript table of every bound's function, by name."""
+    entries = (f"  {json.dumps(bound.name)}: {javascript(bound)},\n" for bound in bounds.ALL_BOUNDS)
+    return f"const FORMULAS = {{\n{''.join(entries)}}};\n"
+
+
+def catalogue() -> list[dict[str, Any]]:
+    """What the page says about every bound: name, label, source, scheme, assumptions and colour."""
+    return [
+        {
+            "name": bound.name,
+            "label": BOUND_LABELS.get(bound.name, bound.name).replace("$\\epsilon_m$", "ε_m"),
+            "source": bound.source,
+            "scheme": bound.scheme,
+            "assumptions": bound.assumptions,
+            "colour": BOUND_COLOURS.get(bound.name, TRIVIAL_COLOUR),
+        }
+        for bound in bounds.ALL_BOUNDS
+    ]
+
+
+def mathematics() -> str:
+    """All of the page's JavaScript that computes and draws nothing; it runs outside a browser too."""
+    return "\n".join([_part("mathematics.js"), formulas(), _part("instance.js")])
+
+
+def page() -> str:
+    """The whole page as HTML."""
+    return Template(_part("page.html")).substitute(
+        style=_part("style.css").replace("TRIVIAL_COLOUR", TRIVIAL_COLOUR),
+        # "</" would end the script element
+        catalogue=json.dumps(catalogue(), ensure_ascii=False).replace("</", "<\\/"),
+        mathematics=mathematics(),
+        drawing=_part("drawing.js"),
+        application=_part("application.js"),
+    )
+
+
+def _part(name: str) -> str:
+    return (PARTS / name).read_text(encoding="utf-8")
+
+
+def main(config: Config) -> int:
+    """Write the page; exit code 0."""
+    config.out.write_text(page(), encoding="utf-8")
+    print(f"open {config.out} in a browser", file=sys.stderr)
+    return 0
+
+
+def command_line(arguments: Sequence[str] | None = None) -> None:
+    """The command; ``arguments`` are the words after its name, ``sys.argv`` when None."""
+    run(main, Config, arguments, prog="python -m analysis.explorer")
+
+
+if __name__ == "__main__":
+    command_line()
