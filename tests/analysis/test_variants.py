@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.figure_style import figure_style
+from analysis.figure_style import VARIANT_COLOURS, figure_style
 from analysis.variants import cli, load, name_of, student_interval, summary, table
 from m3po.config import Config
 from m3po.run_directory import RunDirectory
@@ -95,6 +95,15 @@ def test_the_table_holds_every_evaluation_and_the_figure_reads_it(runs: list[Pat
     np.testing.assert_allclose([line.get_ydata()[-1] for line in curves], [15.0, 5.0])
     seeds = [line for line in axes[1].get_lines() if line.get_marker() == "o"]
     np.testing.assert_array_equal([line.get_ydata() for line in seeds], [[10, 20], [3, 7]])
+
+
+def test_the_landed_table_is_whole() -> None:
+    """Seven variants, five seeds each, every evaluation of 7,000 steps."""
+    variants = figure9_point_mass.load()
+    assert [variant.name for variant in variants] == list(VARIANT_COLOURS)
+    for variant in variants:
+        assert variant.returns.shape == (5, 34), variant.name
+        assert variant.steps[[0, 1, -1]].tolist() == [0, 600, 7000]
 
 
 def message(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
