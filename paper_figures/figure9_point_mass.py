@@ -102,8 +102,8 @@ def draw(axes: Sequence[Axes], variants: Sequence[Variant], anchors: dict[str, f
     curves.set_xlabel("real environment steps")
     curves.set_ylabel("return of an episode")
     curves.set_title("mean over seeds", loc="left")
-    curves.legend(loc="lower right", fontsize=7.5, ncols=2)
-    finals.set_xticks(range(len(variants)), [variant.name for variant in variants])
+    curves.legend(loc="lower right", bbox_to_anchor=(1.0, 0.24), fontsize=7.5, ncols=2)
+    finals.set_xticks(range(len(variants)), [variant.name for variant in variants], fontsize=8)
     finals.set_title("final evaluation: seeds, and mean with 95% interval", loc="left")
     for here in axes:
         here.set_ylim(-5, 90)
