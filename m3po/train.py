@@ -36,7 +36,7 @@ from m3po.rollout import model_steps, never_terminated, termination_of
 from m3po.run_directory import RunDirectory
 from m3po.sac import SoftActorCritic, SoftActorCriticSettings
 from m3po.stopwatch import Stopwatch
-from m3po.types import Segments, Transitions, Windows, joined, rows_of
+from m3po.types import Segments, Transitions, Windows, joined, rows_of, token_of
 
 
 class Training:
@@ -401,18 +401,21 @@ class Training:
         if not self._episode_to_resume:
             return True
         buffer, last = self.environment_buffer, self.steps - 1
-        first = int(buffer.first[last])
         observation, _ = self.environment.reset(seed=self._episode_seed())
-        for index in range(first, last + 1):
-            if not torch.equal(to_tensor(observation, self.device), buffer.observations[index]):
-                return False
+        current = to_tensor(observation, self.device)[None]
+        for index in range(int(buffer.first[last]), last + 1):
             action = buffer.actions(torch.tensor([index], device=self.device))
             observation, reward, terminated, truncated = self._act(action)
-            if terminated or truncated or not torch.equal(to_tensor(reward, self.device), buffer.rewards[index]):
+            following = to_tensor(observation, self.device)[None]
+            happened = (
+                torch.equal(current[0], buffer.observations[index])
+                and torch.equal(token_of(current, action, following)[0], buffer.tokens[index])
+                and torch.equal(to_tensor(reward, self.device), buffer.rewards[index])
+            )
+            if terminated or truncated or not happened:
                 return False
-        self._windows = buffer.windows(torch.tensor([last], device=self.device)).push(
-            action, to_tensor(observation, self.device)[None]
-        )
+            current = following
+        self._windows = buffer.windows(torch.tensor([last], device=self.device)).push(action, current)
         return True
 
 

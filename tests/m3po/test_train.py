@@ -707,6 +707,24 @@ def test_an_environment_that_does_not_repeat_itself_costs_the_episode_and_is_rec
     assert first[130] == 130
 
 
+@pytest.mark.parametrize("changed", ["rewards", "observations", "tokens"])
+@pytest.mark.parametrize("step", [100, 149])
+def test_an_episode_is_only_taken_up_where_everything_repeats(changed, step, tmp_path):
+    """The reward, what was seen before the step, and what was seen after it, up to the last one."""
+    training: Any = Training(tiny(tmp_path))
+    for _ in range(150):
+        training.collect_step(random=True)
+    state = training.state()
+    resumed: Any = Training(tiny(tmp_path))
+    resumed.load_state(state)
+    assert resumed.resume_episode()
+    assert torch.equal(resumed._windows.tokens, training._windows.tokens)
+    assert torch.equal(resumed._windows.observation, training._windows.observation)
+    array = getattr(resumed.environment_buffer, changed)
+    array[step] = torch.nextafter(array[step], torch.full_like(array[step], torch.inf))
+    assert not resumed.resume_episode()
+
+
 @pytest.mark.usefixtures("_brittle_environments")
 def test_an_observation_that_is_no_number_stops_the_training_and_is_named(tmp_path, capsys):
     assert main(tiny(tmp_path / "run", env_id="test/Broken-v0")) == 1
