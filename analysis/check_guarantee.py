@@ -65,6 +65,9 @@ class CheckConfig:
     """Fresh episodes per policy, at least 2; they are the iid units of every interval."""
     confidence: float = 0.95
     """All intervals of one data policy hold together with this probability, in (0, 1)."""
+    rollout_length: int | None = None
+    """k of the branched returns that are held against the bounds, >= 1; the run's own when not given. A policy trained
+    with long rollouts may be certified with short ones, which lose less."""
     seed: int = 0
     """Seed of the fresh episodes."""
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
@@ -77,6 +80,8 @@ class CheckConfig:
             raise ValueError(f"--episodes must be >= 2, got {self.episodes}")
         if not 0 < self.confidence < 1:
             raise ValueError(f"--confidence must be in (0, 1), got {self.confidence}")
+        if self.rollout_length is not None and self.rollout_length < 1:
+            raise ValueError(f"--rollout-length must be >= 1, got {self.rollout_length}")
         if self.seed < 0:
             raise ValueError(f"--seed must be >= 0, got {self.seed}")
         if self.figure is not None and not self.figure.parent.is_dir():
@@ -164,11 +169,12 @@ def measure(
     dynamics: CertifiableDynamics,
     confidence: float,
     generator: torch.Generator,
+    length: int,
 ) -> Measured:
-    """Error profiles [H] and model returns, each with confidence 1 - (1 - confidence)/STATEMENTS."""
+    """Error profiles [H] and model returns (branched ones with k = ``length``), each with confidence
+    1 - (1 - confidence)/STATEMENTS."""
     each = 1 - (1 - confidence) / STATEMENTS
     model, config = training.model, training.config
-    length = config.rollout_length_at(training.steps)
     data = EncodedTrajectories.of(trajectories, config.history_length, training.device)
     low, high = dynamics.reward_low, dynamics.reward_high
     log_density = (
@@ -244,7 +250,9 @@ def trivial_gap(dynamics: CertifiableDynamics, discount: float, horizon: int, *,
     return reward_range * (discount**first - discount**horizon) / (1 - discount)
 
 
-def checks_of(training: Training, measured: Measured, true_return: Interval, on_policy: bool) -> list[Check]:
+def checks_of(
+    training: Training, measured: Measured, true_return: Interval, on_policy: bool, branched: int
+) -> list[Check]:
     """Every bound of the catalogue and both certificates against the measurement."""
     config = training.config
     dynamics = training.environment.unwrapped.dynamics  # type: ignore[attr-defined]
@@ -266,7 +274,6 @@ def checks_of(training: Training, measured: Measured, true_return: Interval, on_
         vacuous = discrepancy >= VACUOUS_SHARE * trivial[learned]
         rows.append(Check(name, scheme, learned, discrepancy, vacuous, gap, tightness, verdict, reason))
 
-    branched = config.rollout_length_at(training.steps)
     for length, scheme in ((branched, "branched"), (None, "full")):
         value = bounds.certificate(
             measured.model_error.upper,
@@ -308,13 +315,14 @@ def check(config: CheckConfig) -> dict[str, Any]:
     training = Training(dataclasses.replace(directory.config, device="cpu"))
     training.load_state(state)
     dynamics = getattr(training.environment.unwrapped, "dynamics", None)
+    length = config.rollout_length or training.config.rollout_length_at(training.steps)
     report: dict[str, Any] = {
         "run_dir": str(config.run_dir),
         "env_id": training.config.env_id,
         "steps": training.steps,
         "complete": directory.complete,
         "gamma": training.config.discount,
-        "k": training.config.rollout_length_at(training.steps),
+        "k": length,
         "horizon": training.horizon,
         "episodes": config.episodes,
         "confidence": config.confidence,
@@ -362,8 +370,8 @@ def check(config: CheckConfig) -> dict[str, Any]:
     report["true_return"] = ends(true_return)
     report["data_policies"] = {}
     for name, policy in policies.items():
-        measured = measure(training, policy, episodes[name], dynamics, config.confidence, generator)
-        rows = checks_of(training, measured, true_return, policy is training.policy)
+        measured = measure(training, policy, episodes[name], dynamics, config.confidence, generator, length)
+        rows = checks_of(training, measured, true_return, policy is training.policy, length)
         report["data_policies"][name] = describe(measured, rows)
         progress.update()
     progress.close()

@@ -181,6 +181,7 @@ def test_bad_input_exits_2_and_names_it(tiny_run: Path, tmp_path: Path, capsys):
     assert "nowhere" in one_line_error(capsys, [str(tmp_path / "nowhere")])
     assert "config.json" in one_line_error(capsys, [str(tmp_path)])
     assert "--episodes" in one_line_error(capsys, [str(tiny_run), "--episodes", "1"])
+    assert "--rollout-length must be >= 1, got 0" in one_line_error(capsys, [str(tiny_run), "--rollout-length", "0"])
     assert "1.5" in one_line_error(capsys, [str(tiny_run), "--confidence", "1.5"])
     assert "no/such" in one_line_error(capsys, [str(tiny_run), "--figure", "no/such/x.png"])
     broken = tmp_path / "broken"
@@ -199,3 +200,21 @@ def test_a_run_that_has_not_trained_is_refused(tiny_run: Path, tmp_path: Path, c
     run = RunDirectory.read(untrained)
     run.save_checkpoint({**run.load_checkpoint(), "steps": 0})
     assert "step 0" in one_line_error(capsys, [str(untrained)])
+
+
+def test_another_rollout_length_may_be_certified_than_the_run_was_trained_with(tiny_run, report):
+    """Same episodes, so the same errors and the same true return; longer branches lose more and are other returns."""
+    longer = check(CheckConfig(run_dir=tiny_run, episodes=report["episodes"], rollout_length=3, figure=None))
+    assert (report["k"], longer["k"]) == (1, 3)
+    assert longer["true_return"] == report["true_return"]
+    part, other = longer["data_policies"]["current"], report["data_policies"]["current"]
+    assert part["eps_m"] == other["eps_m"]
+    assert part["model_returns"]["branched"] != other["model_returns"]["branched"]
+    assert (
+        row(longer, "current", "certificate", "branched")["discrepancy"]
+        > (row(report, "current", "certificate", "branched")["discrepancy"])
+    )
+    expected = bounds.get("m3po-th2").evaluate(
+        discount=longer["gamma"], model_error=part["eps_m"]["upper"], rollout_length=3, reward_max=1.0
+    )
+    assert row(longer, "current", "m3po-th2", "branched")["discrepancy"] == pytest.approx(float(expected), rel=1e-12)
