@@ -23,12 +23,9 @@ from m3po.model import EnsembleModel
 from m3po.policy import HistoryPolicy, gaussian_log_density
 from m3po.replay_buffer import windows_ending_at
 from m3po.rollout import Terminated, model_steps, never_terminated
-from m3po.types import Windows, token_of
+from m3po.types import ROWS_AT_A_TIME, Windows, token_of
 
 Array = NDArray[np.float64]
-
-# Larger batches spend their time on memory.
-ROWS_AT_A_TIME = 4096
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,11 @@ from m3po.config import Config
 from m3po.health import DivergenceError, magnitudes
 from m3po.model import EnsembleModel
 from m3po.replay_buffer import EnvironmentBuffer
-from m3po.types import Windows
+from m3po.types import ROWS_AT_A_TIME, Windows
 
 UPDATES_PER_CHECK = 20
 # MBPO's; more would make every check cost more than the training between two of them.
 HELD_OUT_AT_MOST = 5000
-# Larger batches spend their time on memory.
-ROWS_AT_A_TIME = 4096
 # The loss that pulls the learned bounds of the log variance together, as in PETS.
 BOUND_WEIGHT = 0.01
 

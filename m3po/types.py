@@ -9,6 +9,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+# Batches of windows larger than this are worked through in parts: they would spend their time on memory.
+ROWS_AT_A_TIME = 4096
+
 
 @dataclass(frozen=True)
 class Windows:
