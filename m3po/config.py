@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-Algorithm = Literal["m3po", "m3po-h", "m3po-full"]
+Algorithm = Literal["m3po", "m3po-h", "m3po-full", "pearl", "grbal"]
 
 
 @dataclass(frozen=True)
 class Config:
-    """Train M3PO (Algorithm 2 of Hiraoka et al. 2021) and log its own model error and policy divergence.
+    """Train M3PO (Algorithm 2 of Hiraoka et al. 2021) and log its own model error and policy divergence; or train a
+    baseline, PEARL or GrBAL, under the same protocol.
 
     Defaults are those of the demo on SwitchingPointMass.
     """
@@ -26,7 +27,9 @@ class Config:
     """What to build the environment with, as a JSON object: '{"observe_reward": true}' puts rewards into histories."""
     algorithm: Algorithm = "m3po"
     """m3po: k-step branched rollouts. m3po-h: the same, and the share of fictitious data in the updates falls to
-    --final-model-share. m3po-full: rollouts from initial histories to the horizon. All three as in the paper."""
+    --final-model-share. m3po-full: rollouts from initial histories to the horizon. All three as in the paper. pearl:
+    soft actor-critic on a latent inferred from the last L steps. grbal: planning in a model that adapts itself to the
+    last L steps by one gradient step (the paper's L2A). docs/baselines.md has the details."""
     rollout_length: int = 1
     """k, model steps per branched rollout, >= 1 (m3po-full does not use it)."""
     final_rollout_length: int | None = None
@@ -122,8 +125,26 @@ class Config:
     target_entropy: float | None = None
     """In nats; minus the number of action coordinates when not given."""
 
+    latent_size: int = 5
+    """Only pearl: coordinates of the latent task variable z."""
+    kl_weight: float = 0.1
+    """Only pearl: weight of KL(q(z|history) || N(0, I)) beside the critics' loss, >= 0."""
+    adaptation_rate: float = 0.01
+    """Only grbal: size of the gradient step on the last L steps, >= 0; 0 never adapts."""
+    adaptation_steps: int = 16
+    """Only grbal: K, steps after the last L that the adapted model is trained to predict."""
+    meta_batch_size: int = 10
+    """Only grbal: stretches of L + K real steps per gradient step of the model."""
+    planner_candidates: int = 500
+    """Only grbal: action sequences tried per plan."""
+    planner_horizon: int = 10
+    """Only grbal: steps per action sequence."""
+    planner_iterations: int = 2
+    """Only grbal: times that the candidates are drawn anew around the best of the last ones."""
+
     measure_episodes: int = 100
-    """Held-out episodes of the data policy per epoch, for the error profiles; they never enter D_env."""
+    """Held-out episodes of the data policy per epoch, for the error profiles; they never enter D_env. The baselines
+    have no profiles and do not run them."""
     evaluation_episodes: int = 50
     """Episodes of the deterministic policy per epoch, for the learning curve."""
     confidence: float = 0.95
@@ -137,7 +158,9 @@ class Config:
             "width": 1, "layers": 1, "initial_random_steps": 1, "epoch_steps": 1, "ensemble_size": 1,
             "model_batch_size": 1, "model_updates": 1, "model_patience": 1, "rollouts_per_step": 1,
             "rollout_interval": 1, "model_buffer_size": 1, "updates_per_step": 1, "batch_size": 1,
-            "measure_episodes": 2, "evaluation_episodes": 2, "rollout_growth_start": 0,
+            "measure_episodes": 2, "evaluation_episodes": 2, "rollout_growth_start": 0, "latent_size": 1,
+            "adaptation_steps": 1, "meta_batch_size": 1, "planner_candidates": 2, "planner_horizon": 1,
+            "planner_iterations": 1,
         }  # fmt: skip
         for name, least in at_least.items():
             if getattr(self, name) < least:
@@ -153,8 +176,9 @@ class Config:
         for name in ("model_learning_rate", "learning_rate", "initial_temperature", "checkpoint_minutes"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise ValueError(f"{flag(name)} must be a finite number > 0, got {getattr(self, name)}")
-        if not 0 <= self.model_weight_decay < math.inf:
-            raise ValueError(f"--model-weight-decay must be a finite number >= 0, got {self.model_weight_decay}")
+        for name in ("model_weight_decay", "kl_weight", "adaptation_rate"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{flag(name)} must be a finite number >= 0, got {getattr(self, name)}")
         for name in ("forgetting", "start_share", "model_share", "final_model_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{flag(name)} must be in [0, 1], got {getattr(self, name)}")
@@ -221,6 +245,10 @@ class Config:
 
     def _rollout_growth_end(self) -> int:
         return self.total_steps if self.rollout_growth_end is None else self.rollout_growth_end
+
+    def learning_rate_at(self, step: int) -> float:
+        """Of policy, critics and temperature after ``step`` real steps."""
+        return self.learning_rate * (1 - (1 - self.final_learning_rate_share) * step / self.total_steps)
 
     def model_share_at(self, step: int) -> float:
         """Share of D_model in a batch after ``step`` real steps."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import m3po.envs  # noqa: F401 (registers the environments)
-from m3po.policy import HistoryPolicy
+from m3po.policy import Policy
 from m3po.types import Windows
 
 
@@ -79,7 +79,7 @@ def to_environment(action: Tensor, space: gym.spaces.Box) -> NDArray[np.float32]
 
 def run_episodes(
     env_id: str,
-    policy: HistoryPolicy,
+    policy: Policy,
     episodes: int,
     *,
     seed: int,
@@ -106,7 +106,7 @@ def run_episodes(
     space = environments.single_action_space
     assert isinstance(space, gym.spaces.Box)
     assert horizon is not None
-    device = next(policy.network.parameters()).device
+    device = policy.device
 
     observation, info = environments.reset(seed=seed)
     observation_size, action_size = observation.shape[1], space.shape[0]
@@ -118,7 +118,7 @@ def run_episodes(
     valid = np.zeros((episodes, horizon), dtype=bool)
     observations[:, 0] = observation
     alive = np.ones(episodes, dtype=bool)
-    windows = Windows.initial(to_tensor(observation, device), policy.encoder.history_length, action_size)
+    windows = Windows.initial(to_tensor(observation, device), policy.history_length, action_size)
     for t in range(horizon):
         action, raw = policy.act(windows, generator, deterministic=deterministic)
         tasks[alive, t] = np.asarray(info.get("task", tasks[:, t]))[alive]

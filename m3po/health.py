@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from m3po.types import Segments, Transitions
+
+class Batch(Protocol):
+    """Tensors by name, one of them the reward."""
+
+    @property
+    def reward(self) -> Tensor: ...
 
 
 class DivergenceError(ArithmeticError):
@@ -20,15 +26,13 @@ def magnitudes(**arrays: Tensor) -> str:
     parts = []
     for name, values in arrays.items():
         finite = torch.isfinite(values)
-        largest = float(values[finite].abs().max()) if finite.any() else math.nan
+        largest = float(values[finite].double().abs().max()) if finite.any() else math.nan
         lost = values.numel() - int(finite.sum())
         parts.append(f"{name} up to {largest:.3g}" + (f" ({lost} of {values.numel()} not finite)" if lost else ""))
     return ", ".join(parts)
 
 
-def check_updates(
-    metrics: Sequence[Mapping[str, Tensor]], batches: Sequence[Transitions | Segments], *, step: int
-) -> None:
+def check_updates(metrics: Sequence[Mapping[str, Tensor]], batches: Sequence[Batch], *, step: int) -> None:
     """Every metric of every update since the last check is a finite number.
 
     Args:

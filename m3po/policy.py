@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -48,12 +49,40 @@ def squashed_sample(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tenso
     return torch.tanh(raw), log_density - correction.sum(dim=-1)
 
 
+class Policy(Protocol):
+    """What acts on truncated histories."""
+
+    @property
+    def history_length(self) -> int:
+        """L of the windows that it reads."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        ...
+
+    def act(
+        self, windows: Windows, generator: torch.Generator, *, deterministic: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """N windows -> action [N, A] in [-1, 1] and the same before its squashing [N, A]."""
+        ...
+
+
 @dataclass(frozen=True)
 class HistoryPolicy:
     """A policy with everything it needs to act on histories: its encoder and its network."""
 
     encoder: ContextEncoder
     network: GaussianPolicy
+
+    @property
+    def history_length(self) -> int:
+        return self.encoder.history_length
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
 
     def snapshot(self) -> HistoryPolicy:
         """A copy that later training leaves alone."""

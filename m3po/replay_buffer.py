@@ -107,6 +107,10 @@ class EnvironmentBuffer:
         tokens = torch.cat([windows.tokens, self.tokens[indices, None]], dim=1)
         return Segments(tokens, windows.lengths, self.rewards[indices], (~self.terminated[indices]).float())
 
+    def sample_segments(self, count: int, generator: torch.Generator) -> Segments:
+        """``count`` real transitions with their past, uniformly with replacement."""
+        return self.segments(torch.randint(self.size, (count,), generator=generator, device=self.rewards.device))
+
     def actions(self, indices: Tensor) -> Tensor:
         """a_t of the steps at ``indices``: [N, A]."""
         size = self._observation_size

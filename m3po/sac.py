@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from m3po.config import Config
 from m3po.context_encoder import ContextEncoder
 from m3po.networks import StackedMLP
 from m3po.policy import GaussianPolicy, squashed_sample
@@ -77,6 +79,15 @@ class SoftActorCriticSettings:
     capturable: bool = False
 
 
+def agent_settings(config: Config, action_size: int) -> tuple[float, SoftActorCriticSettings]:
+    """The target entropy (or what it would be), and the settings that a run's configuration asks for."""
+    target_entropy = -float(action_size) if config.target_entropy is None else config.target_entropy
+    tuned = target_entropy if config.temperature_tuning == "automatic" else None
+    return target_entropy, SoftActorCriticSettings(
+        config.discount, config.target_rate, tuned, config.learning_rate, capturable=config.cuda_graphs
+    )
+
+
 class SoftActorCritic:
     """Policy, twin critics, their targets, temperature, and their optimisers.
 
@@ -117,17 +128,14 @@ class SoftActorCritic:
             ValueError: when the batch is not encoded and there is no encoder.
         """
         settings = self.settings
-        if isinstance(batch, Segments):
-            if self.encoder is None:
-                raise ValueError("a batch of Segments needs a soft actor-critic with an encoder")
-            batch = self.encoder.transitions(batch)
+        batch, penalties = self.encoded(batch, generator)
         temperature = self.log_temperature.detach().exp()
         noise = torch.randn(2, *batch.action.shape, generator=generator, device=batch.action.device)
 
         target = soft_target(batch, self.policy, self.target_critics, temperature, settings.discount, noise[0])
         loss_q = critic_loss(self.critics, batch, target)
         self.critic_optimiser.zero_grad()
-        loss_q.backward()
+        sum(penalties.values(), start=loss_q).backward()
         self.critic_optimiser.step()
 
         self.critics.requires_grad_(False)
@@ -152,7 +160,18 @@ class SoftActorCritic:
             "q_mean": target.mean(),
             "entropy": -mean_log_density,
             "temperature": temperature,
+            **{name: penalty.detach() for name, penalty in penalties.items()},
         }
+
+    def encoded(
+        self, batch: Transitions | Segments, generator: torch.Generator
+    ) -> tuple[Transitions, dict[str, Tensor]]:
+        """The batch as the networks read it, and what the encoder pays for it beside the critics' loss, by name."""
+        if isinstance(batch, Transitions):
+            return batch, {}
+        if self.encoder is None:
+            raise ValueError("a batch of Segments needs a soft actor-critic with an encoder")
+        return self.encoder.transitions(batch), {}
 
     def set_learning_rate(self, learning_rate: float) -> None:
         """Of all optimisers, from now on."""
@@ -171,3 +190,20 @@ class SoftActorCritic:
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         """What a checkpoint stores of the optimisers."""
         return {"policy": self.policy_optimiser, "critics": self.critic_optimiser}
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint stores, as tensors and plain values."""
+        return {
+            "networks": {name: module.state_dict() for name, module in self.modules().items()},
+            "optimisers": {name: optimiser.state_dict() for name, optimiser in self.optimisers().items()},
+            "log_temperature": self.log_temperature.detach(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Inverse of ``state``; other entries are left alone."""
+        for name, module in self.modules().items():
+            module.load_state_dict(state["networks"][name])
+        for name, optimiser in self.optimisers().items():
+            optimiser.load_state_dict(state["optimisers"][name])
+        with torch.no_grad():
+            self.log_temperature.copy_(state["log_temperature"])

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from m3po.envs.direction import DirectionTask
 from m3po.envs.hidden_task import BodyOptions, HiddenTask
+from m3po.envs.protocol import Array
 
 HEALTHY_HEIGHT = (0.2, 1.0)
 # Observed: height, orientation (quaternion), joints; velocities.
@@ -111,6 +112,10 @@ class AntCrippledLeg(HiddenTask, AntEnv):
             process_noise=process_noise,
             reward_range=reward_range,
         )
+
+    def planning_reward(self, observation: Array, action: Array, next_observation: Array) -> Array:
+        """v_x + 0.05 with v_x from the observed speeds. Shapes [N, O], [N, A], [N, O] -> [N]."""
+        return self.forward_velocity(observation, next_observation) + HEALTHY_REWARD_CRIPPLED
 
     def task_parameters(self, task: int) -> dict[str, Any]:
         return {"leg": task, "actuators": self.ACTUATORS[task], "geoms": self.GEOMS[task]}

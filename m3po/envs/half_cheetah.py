@@ -168,6 +168,11 @@ class HalfCheetahPier(HiddenTask, HalfCheetahEnv):
         height = observation[:, 0 if self.observed_positions.start else 1]
         return np.asarray(~(height >= FALLEN))
 
+    def planning_reward(self, observation: Array, action: Array, next_observation: Array) -> Array:
+        """v_x - 0.05 |a|^2 with v_x from the observed speeds. Shapes [N, O], [N, A], [N, O] -> [N]."""
+        cost = CTRL_COST_WEIGHT * (np.asarray(action) ** 2).sum(axis=1)
+        return self.forward_velocity(observation, next_observation) - cost
+
     def _outcome(self, action: ArrayLike) -> tuple[Array, float, bool, dict[str, Any]]:
         observation, reward, _, info = super()._outcome(action)
         ended = self.fall_ends_episode and bool(self.terminated(observation[None])[0])

@@ -141,6 +141,11 @@ class HiddenTask(MujocoEnv):
         """Which observations end an episode, here none (a last coordinate may be the reward). [N, O] -> [N]."""
         return np.zeros(len(observation), dtype=bool)
 
+    def forward_velocity(self, observation: Array, next_observation: Array) -> Array:
+        """The root's speed over a step, as the mean of its observed speeds before and after. [N, O] twice -> [N]."""
+        place = len(self.data.qpos[self.observed_positions])
+        return np.asarray(0.5 * (observation[:, place] + next_observation[:, place]))
+
     # The episode
 
     def check_task(self, name: str, task: object) -> int:

@@ -73,6 +73,15 @@ class Walker2dRandomParams(HiddenTask, Walker2dEnv):
             np.clip(observation[8:], -CLIPPED_VELOCITY, CLIPPED_VELOCITY, out=observation[8:])
         return observation
 
+    def planning_reward(self, observation: Array, action: Array, next_observation: Array) -> Array:
+        """v_x + 1 - 1e-3 |a|^2, the 1 where o' is healthy, with v_x from the observed speeds.
+
+        Shapes [N, O], [N, A], [N, O] -> [N].
+        """
+        healthy = ~self.terminated(next_observation)
+        cost = self._ctrl_cost_weight * (np.asarray(action) ** 2).sum(axis=1)
+        return self.forward_velocity(observation, next_observation) + self._healthy_reward * healthy - cost
+
     def terminated(self, observation: NDArray[np.floating]) -> NDArray[np.bool_]:
         """Height outside (0.8, 2) or angle outside (-1, 1). [N, O] -> [N]."""
         height, angle = observation[:, 0], observation[:, 1]

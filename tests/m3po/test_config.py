@@ -23,6 +23,7 @@ AT_LEAST_ONE = [
     "rollout_length", "total_steps", "threads", "context_size", "width", "layers", "initial_random_steps",
     "epoch_steps", "ensemble_size", "model_batch_size", "model_updates", "model_patience", "rollouts_per_step",
     "rollout_interval", "model_buffer_size", "updates_per_step", "batch_size", "final_rollout_length", "elites",
+    "latent_size", "adaptation_steps", "meta_batch_size", "planner_candidates", "planner_horizon", "planner_iterations",
 ]  # fmt: skip
 BAD = [
     *[(name, 0) for name in AT_LEAST_ONE],
@@ -35,7 +36,12 @@ BAD = [
         for name in ("model_learning_rate", "learning_rate", "initial_temperature", "checkpoint_minutes")
         for value in (0.0, -1.0, math.inf, math.nan)
     ],
-    *[("model_weight_decay", value) for value in (-0.1, math.inf, math.nan)],
+    ("planner_candidates", 1),
+    *[
+        (name, value)
+        for name in ("model_weight_decay", "kl_weight", "adaptation_rate")
+        for value in (-0.1, math.inf, math.nan)
+    ],
     *[
         (name, value)
         for name in ("start_share", "forgetting", "model_share", "final_model_share")

@@ -49,7 +49,7 @@ def peak_of_a_training(context_training: str, answer: Any) -> None:
     buffer.member_weights[:SAMPLES] = 1.0
     buffer.held_out[:SAMPLES] = torch.rand(SAMPLES, generator=generator) < config.holdout
     buffer.size = training.steps = SAMPLES
-    training._begin_epoch()  # trains the model on everything and fills D_model
+    training.begin_epoch()  # trains the model on everything and fills D_model
     assert training.model_buffer.size == config.model_buffer_size
     for batch in training.draw_batches(4):
         training.agent.update(batch, training.generator)

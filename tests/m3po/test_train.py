@@ -282,7 +282,7 @@ def collected(tmp_path: Path, steps: int, **changes: Any) -> Training:
     training = Training(tiny(tmp_path, **{"initial_random_steps": steps, **changes}))
     for _ in range(steps):
         training.collect_step(random=True)
-    training._begin_epoch()
+    training.begin_epoch()
     return training
 
 

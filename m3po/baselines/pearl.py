@@ -1,0 +1,211 @@
+"""PEARL (Rakelly et al. 2019): soft actor-critic on a latent task variable inferred from recent transitions.
+
+The task changes while an episode runs, so the context is the last L steps of the running episode, for acting and for
+learning; the source draws it from the recent data of one fixed task. docs/baselines.md lists what else is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from m3po.context_encoder import Normaliser
+from m3po.health import warnings_of
+from m3po.networks import StackedMLP
+from m3po.policy import GaussianPolicy
+from m3po.sac import SoftActorCritic, SoftActorCriticSettings, agent_settings
+from m3po.training_loop import TrainingLoop
+from m3po.types import Segments, Transitions, Windows, newest, rows_of
+
+LEAST_VARIANCE = 1e-7  # the source's
+
+
+def product_of_gaussians(mean: Tensor, variance: Tensor, used: Tensor) -> tuple[Tensor, Tensor]:
+    """The Gaussian proportional to prod_i N(z; mu_i, diag s_i^2) over the used factors; N(0, I) where there is none.
+
+    1/s^2 = sum_i 1/s_i^2 and mu = s^2 sum_i mu_i/s_i^2.
+
+    Args:
+        mean, variance: [N, L, Z].
+        used: [N, L] booleans.
+
+    Returns:
+        mu and s^2, each [N, Z].
+    """
+    precisions = used[..., None] / variance
+    without = ~used.any(dim=1, keepdim=True)
+    precision = precisions.sum(dim=1) + without
+    return (precisions * mean).sum(dim=1) / precision, 1 / precision
+
+
+def divergence_from_prior(mean: Tensor, variance: Tensor) -> Tensor:
+    """KL(N(mu, diag s^2) || N(0, I)) = 0.5 sum_j (s_j^2 + mu_j^2 - 1 - log s_j^2), in nats. [N, Z] each -> [N]."""
+    return 0.5 * (variance + mean**2 - 1 - variance.log()).sum(dim=-1)
+
+
+class LatentEncoder(nn.Module):
+    """q(z | h_{L:t}): every step of the window contributes one Gaussian factor, and the factors are multiplied.
+
+    Attributes:
+        feature_size: O + Z, normalised o_t and z.
+    """
+
+    def __init__(
+        self, observation_size: int, action_size: int, history_length: int, latent_size: int, width: int, layers: int
+    ) -> None:
+        super().__init__()
+        self.history_length = history_length
+        self.observation_size = observation_size
+        token_size = 2 * observation_size + action_size
+        self.token_normaliser = Normaliser(token_size)
+        self.observation_normaliser = Normaliser(observation_size)
+        self.factors = StackedMLP(1, token_size, width, layers, 2 * latent_size)
+        self.feature_size = observation_size + latent_size
+
+    def fit(self, tokens: Tensor) -> None:
+        """Fit both normalisers to tokens [N, 2 O + A]."""
+        self.token_normaliser.fit(tokens)
+        self.observation_normaliser.fit(tokens[:, : self.observation_size])
+
+    def posterior(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """The ``lengths`` [N] newest of tokens [N, L, 2 O + A] -> mean and variance of z, each [N, Z]."""
+        count, limit, size = tokens.shape
+        outputs = self.factors(self.token_normaliser(tokens).reshape(count * limit, size))[0]
+        mean, raw = outputs.reshape(count, limit, -1).chunk(2, dim=-1)
+        variance = nn.functional.softplus(raw).clamp(min=LEAST_VARIANCE)
+        return product_of_gaussians(mean, variance, newest(lengths, limit))
+
+    def features(self, observation: Tensor, latent: Tensor) -> Tensor:
+        """[N, O], [N, Z] -> [N, O + Z]."""
+        return torch.cat([self.observation_normaliser(observation), latent], dim=1)
+
+
+@dataclass(frozen=True)
+class LatentPolicy:
+    """pi(a | o_t, z): z is drawn from the posterior at every step; the deterministic policy takes its mean."""
+
+    encoder: LatentEncoder
+    network: GaussianPolicy
+
+    @property
+    def history_length(self) -> int:
+        return self.encoder.history_length
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+    @torch.no_grad()
+    def act(
+        self, windows: Windows, generator: torch.Generator, *, deterministic: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """N windows -> action [N, A] in (-1, 1) and the same before tanh [N, A]."""
+        latent, variance = self.encoder.posterior(windows.tokens, windows.lengths)
+        if not deterministic:
+            latent = latent + variance.sqrt() * torch.randn(latent.shape, generator=generator, device=latent.device)
+        mean, log_std = self.network(self.encoder.features(windows.observation, latent))
+        if deterministic:
+            return torch.tanh(mean), mean
+        raw = mean + torch.exp(log_std) * torch.randn(mean.shape, generator=generator, device=mean.device)
+        return torch.tanh(raw), raw
+
+
+class LatentActorCritic(SoftActorCritic):
+    """Soft actor-critic whose encoder is trained by the critics' loss and by kl_weight * KL(q(z | h) || N(0, I))."""
+
+    def __init__(
+        self,
+        policy: GaussianPolicy,
+        critics: StackedMLP,
+        settings: SoftActorCriticSettings,
+        initial_temperature: float,
+        encoder: LatentEncoder,
+        kl_weight: float,
+    ) -> None:
+        super().__init__(policy, critics, settings, initial_temperature)
+        self.latent_encoder = encoder
+        self.kl_weight = kl_weight
+        self.critic_optimiser = self._adam([*critics.parameters(), *encoder.parameters()])
+
+    def modules(self) -> dict[str, nn.Module]:
+        return super().modules() | {"encoder": self.latent_encoder}
+
+    def encoded(
+        self, batch: Transitions | Segments, generator: torch.Generator
+    ) -> tuple[Transitions, dict[str, Tensor]]:
+        """Both ends of a transition get the same z, drawn from the posterior at its beginning, as in the source."""
+        if isinstance(batch, Transitions):
+            raise ValueError("PEARL learns from Segments: its encoder must see the histories")
+        encoder = self.latent_encoder
+        size = encoder.observation_size
+        mean, variance = encoder.posterior(batch.tokens[:, :-1], batch.lengths)
+        latent = mean + variance.sqrt() * torch.randn(mean.shape, generator=generator, device=mean.device)
+        step = batch.tokens[:, -1]
+        observation = step[:, :size]
+        transitions = Transitions(
+            encoder.features(observation, latent),
+            step[:, size:-size],
+            batch.reward,
+            encoder.features(observation + step[:, -size:], latent.detach()),
+            batch.not_terminal,
+        )
+        return transitions, {"kl_penalty": self.kl_weight * divergence_from_prior(mean, variance).mean()}
+
+
+class PearlTraining(TrainingLoop):
+    """PEARL in the loop of real steps that every algorithm shares: G updates on real transitions after each step."""
+
+    algorithms = ("pearl",)
+
+    def build(self, observation_size: int) -> None:
+        config, action_size = self.config, self.action_size
+        if config.history_length == 0:
+            raise ValueError("--history-length must be >= 1 for pearl, whose context is the history, got 0")
+        encoder = LatentEncoder(
+            observation_size, action_size, config.history_length, config.latent_size, config.width, config.layers
+        ).to(self.device)
+        network = GaussianPolicy(encoder.feature_size, action_size, config.width, config.layers).to(self.device)
+        critics = StackedMLP(2, encoder.feature_size + action_size, config.width, config.layers, 1).to(self.device)
+        self.target_entropy, settings = agent_settings(config, action_size)
+        self.agent = LatentActorCritic(
+            network, critics, settings, config.initial_temperature, encoder, config.kl_weight
+        )
+        self.encoder = encoder
+        self.policy = LatentPolicy(encoder, network)
+
+    def begin_epoch(self) -> None:
+        self.encoder.fit(self.environment_buffer.tokens[: self.environment_buffer.size])
+        self.agent.set_learning_rate(self.config.learning_rate_at(self.steps))
+
+    def learn(self, epoch_step: int) -> tuple[list[dict[str, Tensor]], list[Any]]:
+        count, size = self.config.updates_per_step, self.config.batch_size
+        with self.stopwatch.measure("update"):
+            drawn = self.environment_buffer.sample_segments(count * size, self.generator)
+            batches = [rows_of(drawn, slice(i * size, (i + 1) * size)) for i in range(count)]
+            return [self.agent.update(batch, self.generator) for batch in batches], batches
+
+    def learned_metrics(self, means: Mapping[str, float]) -> dict[str, Any]:
+        if not means:
+            return {}
+        rewards = self.environment_buffer.rewards[: self.steps]
+        return {
+            "warnings": warnings_of(
+                means,
+                largest_reward=rewards.abs().max().item(),
+                discount=self.config.discount,
+                target_entropy=self.target_entropy,
+            )
+        }
+
+    def measure_errors(self, seed: int, generator: torch.Generator) -> dict[str, Any]:
+        return {}
+
+    def learned_state(self) -> dict[str, Any]:
+        return self.agent.state()
+
+    def load_learned_state(self, state: dict[str, Any]) -> None:
+        self.agent.load_state(state)

@@ -1,0 +1,336 @@
+"""The loop that every algorithm here runs in: real steps, epochs, evaluation, and what a checkpoint holds of them.
+
+An algorithm is a subclass that says how it builds its networks, what it learns from one real step, and what it measures
+of itself.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from m3po.allocation import keep_freed_memory
+from m3po.config import Config
+from m3po.evaluate import make_environment, run_episodes, to_environment, to_tensor
+from m3po.health import DivergenceError, check_updates
+from m3po.policy import Policy
+from m3po.replay_buffer import EnvironmentBuffer
+from m3po.rollout import never_terminated, termination_of
+from m3po.stopwatch import Stopwatch
+from m3po.types import Windows, token_of
+
+
+class TrainingLoop(ABC):
+    """Everything a run holds in memory but what it learns, in units of one real step.
+
+    Attributes:
+        policy: acts, here and in evaluations.
+        steps: real environment steps so far.
+        measured_at: steps at the last row of metrics.
+    """
+
+    algorithms: tuple[str, ...]
+    policy: Policy
+
+    def __init__(self, config: Config) -> None:
+        if config.algorithm not in self.algorithms:
+            raise ValueError(
+                f"a run of --algorithm {config.algorithm} has no model with a density, which this needs "
+                f"(runs of {', '.join(self.algorithms)} do)"
+            )
+        self.config = config
+        self.device = choose_device(config.device, cuda_graphs=config.cuda_graphs)
+        torch.set_num_threads(config.threads)
+        keep_freed_memory()
+        self.options = config.environment_options()
+        self.environment: gym.Env[Any, Any] = make_environment(config.env_id, **self.options)
+        observation_size = self.environment.observation_space.shape[0]  # type: ignore[index]
+        self.action_size: int = self.environment.action_space.shape[0]  # type: ignore[index]
+        self.horizon: int = self.environment.spec.max_episode_steps  # type: ignore[union-attr,assignment]
+        self.terminated = termination_of(self.environment)
+
+        self.generator = torch.Generator(self.device).manual_seed(config.seed)
+        self.collection_generator = torch.Generator().manual_seed(config.seed + 1)
+        with torch.random.fork_rng():
+            torch.manual_seed(config.seed)  # initial weights come from torch's own generator
+            self.build(observation_size)
+        self.environment_buffer = EnvironmentBuffer(
+            config.total_steps,
+            observation_size,
+            self.action_size,
+            history_length=config.history_length,
+            members=config.ensemble_size,
+            holdout=config.holdout,
+            device=self.device,
+        )
+        self.steps = 0
+        self.episodes = 0
+        self.measured_at = -1
+        self.seconds = 0.0
+        self.stopwatch = Stopwatch()
+        self._epoch_step: int | None = None  # None between epochs
+        self._sums: dict[str, Tensor] = {}  # of what the updates of this epoch reported
+        self._updates = 0
+        self._collected = 0.0
+        self._windows: Windows | None = None  # None between episodes
+        self._episode_to_resume = False
+
+    # What an algorithm is
+
+    @abstractmethod
+    def build(self, observation_size: int) -> None:
+        """Make all networks and ``policy``."""
+
+    @abstractmethod
+    def begin_epoch(self) -> None:
+        """Before the first real step of an epoch."""
+
+    @abstractmethod
+    def learn(self, epoch_step: int) -> tuple[Sequence[Mapping[str, Tensor]], Sequence[Any]]:
+        """After real step ``epoch_step`` >= 1 of the epoch: what each update reports, and the batch it was given."""
+
+    @abstractmethod
+    def learned_metrics(self, means: Mapping[str, float]) -> dict[str, Any]:
+        """The algorithm's part of a row of metrics, beyond the ``means`` of what the epoch's updates reported."""
+
+    @abstractmethod
+    def measure_errors(self, seed: int, generator: torch.Generator) -> dict[str, Any]:
+        """Errors of model and policy on fresh episodes, whose environments are seeded by ``seed``; {} without any."""
+
+    @abstractmethod
+    def learned_state(self) -> dict[str, Any]:
+        """What a checkpoint stores of the algorithm, as tensors and plain values."""
+
+    @abstractmethod
+    def load_learned_state(self, state: dict[str, Any]) -> None:
+        """Inverse of ``learned_state``."""
+
+    def epoch_state(self) -> dict[str, Any]:
+        """What a checkpoint within an epoch stores of the algorithm besides."""
+        return {}
+
+    def load_epoch_state(self, state: dict[str, Any]) -> None:
+        """Inverse of ``epoch_state``."""
+        del state  # nothing besides
+
+    # The loop: a run can be stopped and continued between any two calls.
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last epoch is over."""
+        return self.steps >= self.config.total_steps and self._epoch_step is None and self.measured_at == self.steps
+
+    def advance(self) -> dict[str, Any] | None:
+        """The next real step with all that belongs to it; a row of metrics when it completed an epoch.
+
+        Raises:
+            DivergenceError: when a loss, an observation or a reward is not a finite number.
+        """
+        began = time.perf_counter()
+        row: dict[str, Any] | None = None
+        if self.steps < self.config.initial_random_steps:
+            self.collect_step(random=True)
+        else:
+            if self._epoch_step is None:
+                self.begin_epoch()
+                self._epoch_step, self._sums, self._updates, self._collected = 0, {}, 0, 0.0
+            if self.steps < self.config.total_steps:
+                self._step_of_epoch()
+            if self._epoch_step == self.config.epoch_steps or self.steps == self.config.total_steps:
+                row = self._end_epoch()
+        self.seconds += time.perf_counter() - began
+        return None if row is None else row | {"seconds": self.seconds}
+
+    def _step_of_epoch(self) -> None:
+        assert self._epoch_step is not None
+        self._collected += self.collect_step(random=False)
+        self._epoch_step += 1
+        metrics, batches = self.learn(self._epoch_step)
+        with self.stopwatch.measure("update"):
+            if metrics:
+                check_updates(metrics, batches, step=self.steps)
+            for each in metrics:
+                self._sums = {name: self._sums.get(name, 0.0) + value.double() for name, value in each.items()}
+            self._updates += len(metrics)
+
+    def _end_epoch(self) -> dict[str, Any]:
+        assert self._epoch_step is not None
+        means = {name: value.item() / self._updates for name, value in self._sums.items()}
+        row: dict[str, Any] = {"step": self.steps, **means, **self.learned_metrics(means)}
+        row["collected_reward"] = self._collected / max(self._epoch_step, 1)
+        with self.stopwatch.measure("measure"):
+            row |= self.measure()
+        row |= {f"{name}_seconds": seconds for name, seconds in self.stopwatch.seconds.items()}
+        self.stopwatch = Stopwatch()
+        self._epoch_step, self.measured_at = None, self.steps
+        return row
+
+    def collect_step(self, *, random: bool) -> float:
+        """One real step, stored in D_env; starts a new episode when the last one ended. Returns the reward.
+
+        Raises:
+            DivergenceError: when the environment returns a number that is not finite.
+            ValueError: when it ends an episode and has no method ``terminated``.
+        """
+        starts = self._windows is None
+        windows = self._windows if self._windows is not None else self._start_episode()
+        with self.stopwatch.measure("acting"):
+            if random:
+                action = 2 * torch.rand(1, self.action_size, generator=self.collection_generator).to(self.device) - 1
+            else:
+                action, _ = self.policy.act(windows, self.generator)
+        following, reward, terminated, truncated = self._act(action)
+        if not (np.isfinite(following).all() and math.isfinite(reward)):
+            raise DivergenceError(
+                f"{self.config.env_id} returned observation {following} and reward {reward} at real step "
+                f"{self.steps + 1}, for action {action[0].tolist()}"
+            )
+        if terminated and self.terminated is never_terminated:
+            raise ValueError(
+                f"{self.config.env_id} ended an episode but has no method terminated(observation), "
+                "which rollouts in the model need"
+            )
+        next_observation = to_tensor(following, self.device)[None]
+        self.environment_buffer.add(
+            windows.observation[0],
+            action[0],
+            reward,
+            next_observation[0],
+            terminated=terminated,
+            starts_episode=starts,
+            generator=self.collection_generator,
+        )
+        self._windows = None if terminated or truncated else windows.push(action, next_observation)
+        self.steps += 1
+        return reward
+
+    def _start_episode(self) -> Windows:
+        # Each episode has its own seed, so a resumed run meets the same episodes without storing the simulator.
+        self.episodes += 1
+        with self.stopwatch.measure("environment"):
+            observation, _ = self.environment.reset(seed=self._episode_seed())
+        return Windows.initial(to_tensor(observation, self.device)[None], self.config.history_length, self.action_size)
+
+    def _episode_seed(self) -> int:
+        return int(np.random.SeedSequence([self.config.seed, self.episodes - 1]).generate_state(1)[0])
+
+    def _act(self, action: Tensor) -> tuple[NDArray[np.float64], float, bool, bool]:
+        """The environment's answer to ``action`` [1, A]: o_{t+1}, r_t, terminated, truncated."""
+        space = self.environment.action_space
+        assert isinstance(space, gym.spaces.Box)
+        with self.stopwatch.measure("environment"):
+            following, reward, terminated, truncated, _ = self.environment.step(to_environment(action, space)[0])
+        return following, float(reward), bool(terminated), bool(truncated)
+
+    def measure(self) -> dict[str, Any]:
+        """Errors on fresh episodes, and the return of the deterministic policy."""
+        config = self.config
+        # Seeds of its own: looking at a run must not change it.
+        seeds = np.random.SeedSequence([config.seed, self.steps, 1]).generate_state(3)
+        generator = torch.Generator(self.device).manual_seed(int(seeds[2]))
+        errors = self.measure_errors(int(seeds[0]), generator)
+        evaluation = run_episodes(
+            config.env_id,
+            self.policy,
+            config.evaluation_episodes,
+            seed=int(seeds[1]),
+            generator=generator,
+            deterministic=True,
+            options=self.options,
+        ).returns()
+        return errors | {
+            "return": float(evaluation.mean()),
+            "return_standard_error": float(evaluation.std(ddof=1) / len(evaluation) ** 0.5),
+        }
+
+    def state(self) -> dict[str, Any]:
+        """Everything a resumed run needs, as tensors and plain values."""
+        return {
+            "steps": self.steps,
+            "episodes": self.episodes,
+            "episode_under_way": self._windows is not None,
+            "measured_at": self.measured_at,
+            "seconds": self.seconds,
+            **self.learned_state(),
+            "environment_buffer": self.environment_buffer.state(),
+            "generators": [self.generator.get_state(), self.collection_generator.get_state()],
+            # What an epoch under way has so far.
+            "epoch": None
+            if self._epoch_step is None
+            else {
+                "step": self._epoch_step,
+                "sums": self._sums,
+                "updates": self._updates,
+                "collected": self._collected,
+                "stopwatch": self.stopwatch.seconds,
+                **self.epoch_state(),
+            },
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Inverse of ``state``, but for an episode that was under way: see ``resume_episode``."""
+        self.steps, self.episodes, self.seconds = state["steps"], state["episodes"], state["seconds"]
+        self.measured_at = state["measured_at"]
+        self.load_learned_state(state)
+        self.environment_buffer.load_state(state["environment_buffer"])
+        self.generator.set_state(state["generators"][0].cpu())
+        self.collection_generator.set_state(state["generators"][1].cpu())
+        self._windows = None
+        self._episode_to_resume = state["episode_under_way"]
+        epoch = state["epoch"]
+        self._epoch_step = None
+        if epoch is not None:
+            self._epoch_step, self._sums, self._updates = epoch["step"], epoch["sums"], epoch["updates"]
+            self._collected = epoch["collected"]
+            self.stopwatch.seconds = epoch["stopwatch"]
+            self.load_epoch_state(epoch)
+
+    def resume_episode(self) -> bool:
+        """Bring the environment to where the checkpoint was: same seed, same actions, so the same state.
+
+        Returns:
+            False when the environment did not repeat itself bit for bit; the episode is then given up and the next
+            step starts a new one.
+        """
+        if not self._episode_to_resume:
+            return True
+        buffer, last = self.environment_buffer, self.steps - 1
+        observation, _ = self.environment.reset(seed=self._episode_seed())
+        current = to_tensor(observation, self.device)[None]
+        for index in range(int(buffer.first[last]), last + 1):
+            action = buffer.actions(torch.tensor([index], device=self.device))
+            observation, reward, terminated, truncated = self._act(action)
+            following = to_tensor(observation, self.device)[None]
+            happened = (
+                torch.equal(current[0], buffer.observations[index])
+                and torch.equal(token_of(current, action, following)[0], buffer.tokens[index])
+                and torch.equal(to_tensor(reward, self.device), buffer.rewards[index])
+            )
+            if terminated or truncated or not happened:
+                return False
+            current = following
+        self._windows = buffer.windows(torch.tensor([last], device=self.device)).push(action, current)
+        return True
+
+
+def choose_device(name: str, *, cuda_graphs: bool = False) -> torch.device:
+    """auto, cpu or cuda -> a device.
+
+    Raises:
+        ValueError: when cuda, or what needs it, is asked for and there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: no CUDA device is available")
+    device = torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
+    if cuda_graphs and device.type != "cuda":
+        raise ValueError(f"--cuda-graphs needs a CUDA device, and this run is on the {device.type}")
+    return device
