@@ -121,8 +121,10 @@ class SoftActorCritic:
         rates = torch.tensor(rate, device=parameters[0].device) if capturable else rate
         return torch.optim.Adam(parameters, lr=rates, fused=True, capturable=capturable)
 
-    def update(self, batch: Transitions | Segments, generator: torch.Generator) -> dict[str, Tensor]:
+    def update(self, batch: Any, generator: torch.Generator) -> dict[str, Tensor]:
         """One gradient step of critics, policy and temperature; returns detached scalars by name.
+
+        ``batch`` is whatever ``encoded`` takes.
 
         Raises:
             ValueError: when the batch is not encoded and there is no encoder.
@@ -163,12 +165,11 @@ class SoftActorCritic:
             **{name: penalty.detach() for name, penalty in penalties.items()},
         }
 
-    def encoded(
-        self, batch: Transitions | Segments, generator: torch.Generator
-    ) -> tuple[Transitions, dict[str, Tensor]]:
+    def encoded(self, batch: Any, generator: torch.Generator) -> tuple[Transitions, dict[str, Tensor]]:
         """The batch as the networks read it, and what the encoder pays for it beside the critics' loss, by name."""
         if isinstance(batch, Transitions):
             return batch, {}
+        assert isinstance(batch, Segments)
         if self.encoder is None:
             raise ValueError("a batch of Segments needs a soft actor-critic with an encoder")
         return self.encoder.transitions(batch), {}

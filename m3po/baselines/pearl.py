@@ -17,11 +17,14 @@ from m3po.context_encoder import Normaliser
 from m3po.health import warnings_of
 from m3po.networks import StackedMLP
 from m3po.policy import GaussianPolicy
+from m3po.replay_buffer import EnvironmentBuffer
 from m3po.sac import SoftActorCritic, SoftActorCriticSettings, agent_settings
 from m3po.training_loop import TrainingLoop
-from m3po.types import Segments, Transitions, Windows, newest, rows_of
+from m3po.types import Transitions, Windows, newest
 
 LEAST_VARIANCE = 1e-7  # the source's
+# Steps in a row that a batch takes together: at L = 16 a batch then encodes 5 steps per transition instead of 16.
+CHUNK = 4
 
 
 def product_of_gaussians(mean: Tensor, variance: Tensor, used: Tensor) -> tuple[Tensor, Tensor]:
@@ -45,6 +48,45 @@ def product_of_gaussians(mean: Tensor, variance: Tensor, used: Tensor) -> tuple[
 def divergence_from_prior(mean: Tensor, variance: Tensor) -> Tensor:
     """KL(N(mu, diag s^2) || N(0, I)) = 0.5 sum_j (s_j^2 + mu_j^2 - 1 - log s_j^2), in nats. [N, Z] each -> [N]."""
     return 0.5 * (variance + mean**2 - 1 - variance.log()).sum(dim=-1)
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """N runs of c real steps in a row, each with the L steps before it: their windows overlap, and share their factors.
+
+    Attributes:
+        tokens: [N, L + c, 2 O + A].
+        lengths: [N, c] int64, past steps of each window, in 0..L.
+        reward, not_terminal: [N, c], as in Transitions.
+        used: [N, c] booleans; episodes rarely are a multiple of c steps long.
+    """
+
+    tokens: Tensor
+    lengths: Tensor
+    reward: Tensor
+    not_terminal: Tensor
+    used: Tensor
+
+    @staticmethod
+    def drawn(buffer: EnvironmentBuffer, count: int, generator: torch.Generator) -> Chunks:
+        """``count`` chunks, uniformly with replacement, of those that every episode is cut into from its start."""
+        device, limit = buffer.rewards.device, buffer.history_length
+        steps = torch.arange(buffer.size, device=device)
+        starts = steps[(steps - buffer.first[: buffer.size]) % CHUNK == 0]
+        start = starts[torch.randint(len(starts), (count,), generator=generator, device=device)]
+        own = start[:, None] + torch.arange(CHUNK, device=device)
+        first = buffer.first[start][:, None]
+        used = own < buffer.size
+        own = torch.where(used, own, 0)
+        used &= buffer.first[own] == first
+        places = (start[:, None] + torch.arange(-limit, CHUNK, device=device)).clamp(min=0, max=buffer.size - 1)
+        return Chunks(
+            buffer.tokens[places],
+            (own - first).clamp(min=0, max=limit),
+            buffer.rewards[own],
+            (~buffer.terminated[own]).float(),
+            used,
+        )
 
 
 class LatentEncoder(nn.Module):
@@ -73,11 +115,23 @@ class LatentEncoder(nn.Module):
 
     def posterior(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """The ``lengths`` [N] newest of tokens [N, L, 2 O + A] -> mean and variance of z, each [N, Z]."""
-        count, limit, size = tokens.shape
-        outputs = self.factors(self.token_normaliser(tokens).reshape(count * limit, size))[0]
-        mean, raw = outputs.reshape(count, limit, -1).chunk(2, dim=-1)
-        variance = nn.functional.softplus(raw).clamp(min=LEAST_VARIANCE)
-        return product_of_gaussians(mean, variance, newest(lengths, limit))
+        return product_of_gaussians(*self._factors(tokens), newest(lengths, self.history_length))
+
+    def posteriors(self, chunks: Chunks) -> tuple[Tensor, Tensor]:
+        """Mean and variance of z at every step of N chunks, each [N, c, Z]."""
+        limit = self.history_length
+        # [N, c + 1, Z, L] without a copy; the last window is that of the step after the chunk.
+        mean, variance = (
+            values.unfold(1, limit, 1)[:, :-1].transpose(2, 3).flatten(0, 1) for values in self._factors(chunks.tokens)
+        )
+        mean, variance = product_of_gaussians(mean, variance, newest(chunks.lengths.flatten(), limit))
+        return mean.unflatten(0, chunks.used.shape), variance.unflatten(0, chunks.used.shape)
+
+    def _factors(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance of every token's factor: [N, T, 2 O + A] -> two [N, T, Z]."""
+        outputs = self.factors(self.token_normaliser(tokens).flatten(0, 1))[0]
+        mean, raw = outputs.unflatten(0, tokens.shape[:2]).chunk(2, dim=-1)
+        return mean, nn.functional.softplus(raw).clamp(min=LEAST_VARIANCE)
 
     def features(self, observation: Tensor, latent: Tensor) -> Tensor:
         """[N, O], [N, Z] -> [N, O + Z]."""
@@ -134,24 +188,21 @@ class LatentActorCritic(SoftActorCritic):
     def modules(self) -> dict[str, nn.Module]:
         return super().modules() | {"encoder": self.latent_encoder}
 
-    def encoded(
-        self, batch: Transitions | Segments, generator: torch.Generator
-    ) -> tuple[Transitions, dict[str, Tensor]]:
+    def encoded(self, batch: Any, generator: torch.Generator) -> tuple[Transitions, dict[str, Tensor]]:
         """Both ends of a transition get the same z, drawn from the posterior at its beginning, as in the source."""
-        if isinstance(batch, Transitions):
-            raise ValueError("PEARL learns from Segments: its encoder must see the histories")
+        assert isinstance(batch, Chunks)
         encoder = self.latent_encoder
         size = encoder.observation_size
-        mean, variance = encoder.posterior(batch.tokens[:, :-1], batch.lengths)
+        mean, variance = (values[batch.used] for values in encoder.posteriors(batch))
         latent = mean + variance.sqrt() * torch.randn(mean.shape, generator=generator, device=mean.device)
-        step = batch.tokens[:, -1]
+        step = batch.tokens[:, encoder.history_length :][batch.used]
         observation = step[:, :size]
         transitions = Transitions(
             encoder.features(observation, latent),
             step[:, size:-size],
-            batch.reward,
+            batch.reward[batch.used],
             encoder.features(observation + step[:, -size:], latent.detach()),
-            batch.not_terminal,
+            batch.not_terminal[batch.used],
         )
         return transitions, {"kl_penalty": self.kl_weight * divergence_from_prior(mean, variance).mean()}
 
@@ -184,8 +235,8 @@ class PearlTraining(TrainingLoop):
     def learn(self, epoch_step: int) -> tuple[list[dict[str, Tensor]], list[Any]]:
         count, size = self.config.updates_per_step, self.config.batch_size
         with self.stopwatch.measure("update"):
-            drawn = self.environment_buffer.sample_segments(count * size, self.generator)
-            batches = [rows_of(drawn, slice(i * size, (i + 1) * size)) for i in range(count)]
+            chunks = -(-size // CHUNK)
+            batches = [Chunks.drawn(self.environment_buffer, chunks, self.generator) for _ in range(count)]
             return [self.agent.update(batch, self.generator) for batch in batches], batches
 
     def learned_metrics(self, means: Mapping[str, float]) -> dict[str, Any]:
