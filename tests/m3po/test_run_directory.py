@@ -189,6 +189,18 @@ def test_a_config_with_a_bad_value_is_named(run: RunDirectory, name: str, value:
     assert name in str(caught.value)
 
 
+def test_a_run_from_before_the_baselines_is_read_with_their_defaults(run: RunDirectory) -> None:
+    file = run.path / "config.json"
+    record = json.loads(file.read_text())
+    assert record.pop("latent_size") == 5
+    file.write_text(json.dumps(record))
+    assert RunDirectory.read(run.path).config == run.config
+    del record["width"]
+    file.write_text(json.dumps(record))
+    with pytest.raises(ValueError, match="width is missing or unknown"):
+        RunDirectory.read(run.path)
+
+
 @pytest.mark.parametrize("value", [0, 1])
 def test_whole_numbers_are_numbers(run: RunDirectory, value: int) -> None:
     file = run.path / "config.json"
