@@ -129,7 +129,7 @@ class Config:
     """Only pearl: coordinates of the latent task variable z."""
     kl_weight: float = 0.1
     """Only pearl: weight of KL(q(z|history) || N(0, I)) beside the critics' loss, >= 0."""
-    adaptation_rate: float = 0.01
+    adaptation_rate: float = 0.1
     """Only grbal: size of the gradient step on the last L steps, >= 0; 0 never adapts."""
     adaptation_steps: int = 16
     """Only grbal: K, steps after the last L that the adapted model is trained to predict."""

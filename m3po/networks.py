@@ -64,15 +64,20 @@ class Gated(nn.Module):
 
 
 class StackedMLP(nn.Module):
-    """``count`` networks with ``layers`` hidden layers of ``width`` gated units.
+    """``count`` networks with ``layers`` hidden layers of ``width`` units: gated, or rectified if ``gated`` is false.
 
     Shapes: [N, inputs] (the same input for every network) or [count, N, inputs] -> [count, N, outputs].
     """
 
-    def __init__(self, count: int, inputs: int, width: int, layers: int, outputs: int) -> None:
+    def __init__(self, count: int, inputs: int, width: int, layers: int, outputs: int, *, gated: bool = True) -> None:
         super().__init__()
         sizes = [inputs] + [width] * layers
-        hidden = [Gated(StackedLinear(count, size, 2 * following)) for size, following in pairwise(sizes)]
+        hidden: list[nn.Module] = []
+        for size, following in pairwise(sizes):
+            if gated:
+                hidden.append(Gated(StackedLinear(count, size, 2 * following)))
+            else:
+                hidden += [StackedLinear(count, size, following), nn.ReLU()]
         self.layers = nn.Sequential(*hidden, StackedLinear(count, sizes[-1], outputs))
         self.count = count
 

@@ -20,9 +20,9 @@ LOG_STD_LOW, LOG_STD_HIGH = -5.0, 1.0
 class GaussianPolicy(nn.Module):
     """features -> mean and log standard deviation of the Gaussian before tanh."""
 
-    def __init__(self, feature_size: int, action_size: int, width: int, layers: int) -> None:
+    def __init__(self, feature_size: int, action_size: int, width: int, layers: int, *, gated: bool = True) -> None:
         super().__init__()
-        self.network = StackedMLP(1, feature_size, width, layers, 2 * action_size)
+        self.network = StackedMLP(1, feature_size, width, layers, 2 * action_size, gated=gated)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """[N, F] -> mean [N, A], log_std [N, A] in [-5, 1]."""

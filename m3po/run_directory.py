@@ -183,7 +183,7 @@ class RunDirectory:
         if version != FORMAT:
             raise ValueError(f"{file} has format {version}, this version reads format {FORMAT}")
         hints = {name: hint for name, hint in get_type_hints(Config).items() if name not in _NOT_IDENTITY}
-        defaults = {field.name: field.default for field in dataclasses.fields(Config)}
+        defaults: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(Config)}
         record = {name: defaults[name] for name in _ADDED} | record
         odd = sorted(set(record) ^ set(hints))
         if odd:

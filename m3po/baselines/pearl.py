@@ -105,7 +105,7 @@ class LatentEncoder(nn.Module):
         token_size = 2 * observation_size + action_size
         self.token_normaliser = Normaliser(token_size)
         self.observation_normaliser = Normaliser(observation_size)
-        self.factors = StackedMLP(1, token_size, width, layers, 2 * latent_size)
+        self.factors = StackedMLP(1, token_size, width, layers, 2 * latent_size, gated=False)
         self.feature_size = observation_size + latent_size
 
     def fit(self, tokens: Tensor) -> None:
@@ -219,8 +219,9 @@ class PearlTraining(TrainingLoop):
         encoder = LatentEncoder(
             observation_size, action_size, config.history_length, config.latent_size, config.width, config.layers
         ).to(self.device)
-        network = GaussianPolicy(encoder.feature_size, action_size, config.width, config.layers).to(self.device)
-        critics = StackedMLP(2, encoder.feature_size + action_size, config.width, config.layers, 1).to(self.device)
+        sizes = (config.width, config.layers)
+        network = GaussianPolicy(encoder.feature_size, action_size, *sizes, gated=False).to(self.device)
+        critics = StackedMLP(2, encoder.feature_size + action_size, *sizes, 1, gated=False).to(self.device)
         self.target_entropy, settings = agent_settings(config, action_size)
         self.agent = LatentActorCritic(
             network, critics, settings, config.initial_temperature, encoder, config.kl_weight
