@@ -120,8 +120,11 @@ def draw(curves: Curves, anchors: dict[str, float]) -> Figure:
     """Returns with the anchors; model error with the Bayes filter's; policy divergence."""
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 3, figsize=(11.5, 3.7), layout="constrained")
-    plot(axes[0], curves, "return", COLOUR, "M3PO")
+    # A baseline has no errors of a model to draw.
+    panels = 3 if "eps_pi_mean" in curves.values else 1
+    figure, axes = plt.subplots(1, panels, figsize=(3.8 * panels, 3.7), layout="constrained", squeeze=False)
+    axes = axes[0]
+    plot(axes[0], curves, "return", COLOUR, "return")
     for name, value in anchors.items():
         axes[0].axhline(value, color=ANCHOR_COLOURS[name], lw=1.2, ls="--")
         below = name == "filter"
@@ -130,7 +133,7 @@ def draw(curves: Curves, anchors: dict[str, float]) -> Figure:
             ha="right", va="top" if below else "bottom", fontsize=7.5, color=ANCHOR_COLOURS[name],
         )  # fmt: skip
     axes[0].set_title("return of an episode", loc="left")
-    if "eps_m" in curves.values:
+    if panels > 1 and "eps_m" in curves.values:
         plot(axes[1], curves, "eps_m", COLOUR, r"$\epsilon_m$: largest over time")
         plot(axes[1], curves, "eps_m_mean", "#009e73", "mean over time")
         if "bayes_eps_m" in curves.values:
@@ -138,12 +141,13 @@ def draw(curves: Curves, anchors: dict[str, float]) -> Figure:
             plot(axes[1], curves, "bayes_eps_m_mean", "#009e73", "exact filter, same window: mean", ":")
         axes[1].set_ylim(0, 1)
         axes[1].legend(loc="upper right", fontsize=7.5)
-    axes[1].set_title("model error on held-out episodes", loc="left")
-    plot(axes[2], curves, "eps_pi_mean", "#cc79a7", "mean over histories")
-    plot(axes[2], curves, "eps_pi_sample_max", "#8a8a8a", r"sample maximum (lower estimate of $\epsilon_\pi$)")
-    axes[2].set_ylim(0, 1.05)
-    axes[2].legend(loc="lower right", fontsize=7.5)
-    axes[2].set_title("policy divergence over one epoch", loc="left")
+    if panels > 1:
+        axes[1].set_title("model error on held-out episodes", loc="left")
+        plot(axes[2], curves, "eps_pi_mean", "#cc79a7", "mean over histories")
+        plot(axes[2], curves, "eps_pi_sample_max", "#8a8a8a", r"sample maximum (lower estimate of $\epsilon_\pi$)")
+        axes[2].set_ylim(0, 1.05)
+        axes[2].legend(loc="lower right", fontsize=7.5)
+        axes[2].set_title("policy divergence over one epoch", loc="left")
     for each in axes:
         each.set_xlabel("real environment steps")
     count = len(curves.seeds)

@@ -21,9 +21,9 @@ from m3po.command_line import run
 from m3po.envs.switching_point_mass import PICTURE_EXTENT, REWARD_WIDTH, SwitchingPointMass, picture
 from m3po.envs.switching_point_mass import TASK_COLOURS as POINT_MASS_COLOURS
 from m3po.evaluate import to_environment, to_tensor
-from m3po.policy import HistoryPolicy
+from m3po.policy import Policy
 from m3po.run_directory import RunDirectory
-from m3po.train import Training
+from m3po.train import training_of
 from m3po.types import Windows
 
 if TYPE_CHECKING:
@@ -91,17 +91,17 @@ class Episode:
 
 def play(
     environment: gym.Env[Any, Any],
-    policy: HistoryPolicy,
+    policy: Policy,
     config: RenderConfig,
     take_picture: Callable[[NDArray[np.float64], int], Picture],
 ) -> Episode:
     """Run the mean of the policy for at most ``config.steps`` steps."""
     space = environment.action_space
     assert isinstance(space, gym.spaces.Box)
-    device = next(policy.network.parameters()).device
+    device = policy.device
     generator = torch.Generator(device).manual_seed(config.seed)
     observation, info = environment.reset(seed=config.seed)
-    windows = Windows.initial(to_tensor(observation, device)[None], policy.encoder.history_length, space.shape[0])
+    windows = Windows.initial(to_tensor(observation, device)[None], policy.history_length, space.shape[0])
     observations, tasks, rewards = [observation], [int(info["task"])], []
     pictures, steps = [take_picture(observation, tasks[0])], [0]
     for step in range(1, config.steps + 1):
@@ -191,7 +191,7 @@ def main(config: RenderConfig) -> int:
     is_point_mass = directory.config.env_id.split(":")[-1] == "m3po/SwitchingPointMass-v0"
     if not is_point_mass:
         choose_backend()
-    training = Training(dataclasses.replace(directory.config, device="cpu"))
+    training = training_of(dataclasses.replace(directory.config, device="cpu"))
     training.load_state(state)
     environment = training.environment
     bare: Any = environment.unwrapped

@@ -27,7 +27,9 @@ from m3po.run_directory import RunDirectory
 
 # What may tell one run from another, besides where it lies and how its session was started.
 VARIED = ("algorithm", "rollout_length", "history_length", "final_model_share")
-NOT_COMPARED = (*VARIED, "seed", "run_dir", "resume", "from_previous", "checkpoint_minutes")
+NOT_IDENTITY = ("seed", "run_dir", "resume", "from_previous", "checkpoint_minutes")
+NOT_COMPARED = (*VARIED, *NOT_IDENTITY)
+BASELINES = {"pearl": "PEARL", "grbal": "L2A"}
 COLUMNS = ("return", "return_standard_error", "eps_m", "eps_m_mean", "eps_pi_mean")
 
 
@@ -50,8 +52,16 @@ class VariantsConfig:
             raise ValueError(f"--out: no directory {self.out.parent}")
 
 
+def algorithm_of(config: Config) -> str:
+    """As ``name_of``, with M3PO's name before its k or ``Full``."""
+    name = name_of(config)
+    return f"M3PO {name}" if name[:2] == "k=" or name == "Full" else name
+
+
 def name_of(config: Config) -> str:
-    """What the paper calls the variant: ``k=1``, ``Full``, ``M3PO-h`` or ``memoryless``."""
+    """What the paper calls the variant: ``k=1``, ``Full``, ``M3PO-h``, ``memoryless`` or a baseline's name."""
+    if config.algorithm in BASELINES:
+        return BASELINES[config.algorithm]
     if config.history_length == 0:
         return "memoryless" + ("" if config.rollout_length == 1 else f" k={config.rollout_length}")
     if config.algorithm == "m3po-full":

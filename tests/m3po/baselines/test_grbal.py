@@ -196,7 +196,7 @@ def test_the_reach_is_the_seen_range_widened_by_its_width() -> None:
     buffer = training.environment_buffer
     outcomes = torch.cat([buffer.observations[:100] + buffer.tokens[:100, -4:], buffer.rewards[:100, None]], dim=1)
     low, high = outcomes.amin(dim=0), outcomes.amax(dim=0)
-    torch.testing.assert_close(training.policy.reach, torch.stack([2 * low - high, 2 * high - low]))
+    torch.testing.assert_close(training.reach, torch.stack([2 * low - high, 2 * high - low]))
 
 
 def test_a_training_interrupted_within_an_epoch_is_the_uninterrupted_one() -> None:

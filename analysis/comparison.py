@@ -1,0 +1,142 @@
+"""``python -m analysis.comparison RUN_DIR... --out FILE.csv``: learning curves of algorithms, over environments.
+
+Only runs of one protocol are put beside each other: what every algorithm reads must agree within an environment, and
+runs of one algorithm may differ in nothing but their seed.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+
+from analysis.variants import NOT_IDENTITY, Run, algorithm_of, student_interval
+from m3po.command_line import run
+from m3po.run_directory import RunDirectory
+
+# What all algorithms read; histories may also be switched off.
+PROTOCOL = ("env_options", "total_steps", "initial_random_steps", "width", "layers", "history_length")
+
+
+@dataclass(frozen=True)
+class ComparisonConfig:
+    """Collect the learning curves of several algorithms in one or more environments into one CSV, and print the final
+    evaluations (the last, not the best)."""
+
+    run_dirs: tyro.conf.Positional[tuple[Path, ...]]
+    """Run directories of m3po.train."""
+    out: Path | None = None
+    """Where to write the CSV; nowhere when not given."""
+    unfinished: bool = False
+    """Take runs that are not finished too, as far as they are."""
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
+    """Print JSON instead of a table."""
+
+    def __post_init__(self) -> None:
+        if not self.run_dirs:
+            raise ValueError("name at least one run directory")
+        if self.out is not None and not self.out.parent.is_dir():
+            raise ValueError(f"--out: no directory {self.out.parent}")
+
+
+def load(run_dirs: Sequence[Path], *, unfinished: bool = False) -> dict[str, list[Run]]:
+    """Environment -> its runs, sorted by algorithm and seed.
+
+    Raises:
+        ValueError: when a run is not finished (and must be), two are the same, or two are not of one protocol.
+    """
+    found: dict[str, dict[tuple[str, int], tuple[RunDirectory, Run]]] = {}
+    for path in run_dirs:
+        directory = RunDirectory.read(path)
+        config = directory.config
+        if not (directory.complete or unfinished):
+            raise ValueError(f"{path} is not finished; --unfinished takes it as far as it is")
+        commits = {f"{each['commit']}{'+' if each['dirty'] else ''}" for each in directory.provenance()}
+        each = Run(algorithm_of(config), config.seed, tuple(sorted(commits)), tuple(directory.metrics()))
+        if not each.rows:
+            raise ValueError(f"{path} has no metrics yet")
+        others = found.setdefault(config.env_id, {})
+        if (each.variant, each.seed) in others:
+            raise ValueError(f"{path}: there are two runs of {each.variant} with seed {each.seed} in {config.env_id}")
+        for other, known in others.values():
+            same = known.variant == each.variant
+            names = [name for name in asdict(config) if name not in NOT_IDENTITY] if same else PROTOCOL
+            for name in names:
+                values = [getattr(settings, name) for settings in (config, other.config)]
+                if values[0] != values[1] and not (name == "history_length" and 0 in values and not same):
+                    raise ValueError(f"{path} has {name}={values[0]}, {other.path} has {values[1]}")
+        others[each.variant, each.seed] = directory, each
+    return {env_id: [runs[key][1] for key in sorted(runs)] for env_id, runs in sorted(found.items())}
+
+
+def table(environments: dict[str, list[Run]]) -> str:
+    """The CSV: one line per run and evaluation, after comment lines that say where it comes from."""
+    text = io.StringIO()
+    commits = sorted({commit for runs in environments.values() for each in runs for commit in each.commits})
+    text.write(f"# trained with m3po.train at commit {', '.join(commits)}\n")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["environment", "variant", "seed", "step", "return", "return_standard_error"])
+    for env_id, runs in environments.items():
+        for each in runs:
+            for row in each.rows:
+                values = [f"{row[name]:.6g}" for name in ("return", "return_standard_error")]
+                writer.writerow([env_id, each.variant, each.seed, row["step"], *values])
+    return text.getvalue()
+
+
+def summary(environments: dict[str, list[Run]]) -> dict[str, Any]:
+    """Environment -> algorithm -> seeds, steps and final returns, with mean and 95% Student interval over seeds."""
+    record: dict[str, Any] = {}
+    for env_id, runs in environments.items():
+        entries = record.setdefault(env_id, {})
+        for each in runs:
+            entry = entries.setdefault(each.variant, {"seeds": [], "steps": [], "final_returns": []})
+            entry["seeds"].append(each.seed)
+            entry["steps"].append(each.rows[-1]["step"])
+            entry["final_returns"].append(each.rows[-1]["return"])
+        for entry in entries.values():
+            mean, lower, upper = student_interval(np.array(entry["final_returns"]))
+            # One seed says nothing about others, and JSON has no infinity.
+            interval = [lower, upper] if len(entry["seeds"]) > 1 else None
+            entry.update({"mean": mean, "interval": interval})
+    return record
+
+
+def text(record: dict[str, Any]) -> str:
+    """The summary as a table, best mean first."""
+    lines = ["final evaluation (last, not best); 95% Student intervals over seeds"]
+    for env_id, entries in record.items():
+        lines.append(env_id)
+        for name, entry in sorted(entries.items(), key=lambda item: -item[1]["mean"]):
+            ends = entry["interval"]
+            interval = f"[{ends[0]:.1f}, {ends[1]:.1f}]" if ends else ""
+            finals = ", ".join(f"{value:.1f}" for value in entry["final_returns"])
+            steps = "/".join(str(step) for step in sorted(set(entry["steps"])))
+            lines.append(f"  {name:<14}{entry['mean']:>9.1f} {interval:<20} {steps} steps; seeds: {finals}")
+    return "\n".join(lines)
+
+
+def main(config: ComparisonConfig) -> int:
+    environments = load(config.run_dirs, unfinished=config.unfinished)
+    if config.out is not None:
+        config.out.write_text(table(environments))
+        print(f"table: {config.out}", file=sys.stderr)
+    record = summary(environments)
+    print(json.dumps(record, indent=1) if config.as_json else text(record))
+    return 0
+
+
+def cli(arguments: Sequence[str] | None = None) -> None:
+    run(main, ComparisonConfig, arguments, prog="python -m analysis.comparison")
+
+
+if __name__ == "__main__":
+    cli()

@@ -1,0 +1,176 @@
+"""``python -m analysis.evaluation RUN_DIR...``: the paper's evaluation of finished runs, on training or test tasks.
+
+Policy and model are fixed: episodes of the deterministic policy from the last checkpoint, beside uniform actions in the
+same environments.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+import tyro
+from torch import Tensor
+from tqdm import tqdm
+
+from analysis.variants import algorithm_of
+from m3po.command_line import run
+from m3po.evaluate import make_environment, run_episodes
+from m3po.policy import Policy
+from m3po.run_directory import RunDirectory
+from m3po.train import training_of
+from m3po.types import Windows
+
+Tasks = Literal["default", "train", "test"]
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Return of the last policy of each run over fresh episodes, and of uniform actions in the same environment."""
+
+    run_dirs: tyro.conf.Positional[tuple[Path, ...]]
+    """Run directories of m3po.train."""
+    episodes: int = 50
+    """Per run, at least 2."""
+    tasks: Tasks = "default"
+    """default: as in training. train, test: the environment's own split, where it has one."""
+    seed: int = 0
+    """Seed of the episodes, the same ones for every run of an environment."""
+    out: Path | None = None
+    """CSV to write."""
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
+    """Print JSON instead of a table."""
+
+    def __post_init__(self) -> None:
+        if not self.run_dirs:
+            raise ValueError("name at least one run directory")
+        if self.episodes < 2:
+            raise ValueError(f"--episodes must be >= 2, got {self.episodes}")
+        if self.seed < 0:
+            raise ValueError(f"--seed must be >= 0, got {self.seed}")
+        if self.out is not None and not self.out.parent.is_dir():
+            raise ValueError(f"--out: no directory {self.out.parent}")
+
+
+@dataclass(frozen=True)
+class UniformPolicy:
+    """Uniform actions in [-1, 1]^A."""
+
+    action_size: int
+    history_length: int = 0
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
+    def act(
+        self, windows: Windows, generator: torch.Generator, *, deterministic: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """N windows -> N draws, twice."""
+        action = 2 * torch.rand(len(windows.lengths), self.action_size, generator=generator) - 1
+        return action, action
+
+
+def options_for(env_id: str, options: dict[str, Any], tasks: Tasks) -> dict[str, Any]:
+    """The environment's options with its train or test tasks.
+
+    Raises:
+        ValueError: when it has no such split.
+    """
+    if tasks == "default":
+        return options
+    environment = make_environment(env_id, **options)
+    body: Any = environment.unwrapped
+    environment.close()
+    if getattr(body, "train_tasks", None) == getattr(body, "test_tasks", None):
+        raise ValueError(f"--tasks {tasks}: {env_id} has no tasks that are kept for testing")
+    return options | {"tasks": list(body.train_tasks if tasks == "train" else body.test_tasks)}
+
+
+def returns_of(
+    policy: Policy, env_id: str, options: dict[str, Any], episodes: int, seed: int
+) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """Undiscounted returns of the deterministic policy, [N]."""
+    generator = torch.Generator(policy.device).manual_seed(seed + 1)
+    return run_episodes(
+        env_id, policy, episodes, seed=seed, generator=generator, deterministic=True, options=options
+    ).returns()
+
+
+def evaluate(config: EvaluationConfig) -> list[dict[str, Any]]:
+    """One row per run, and one of uniform actions per environment and its options, in the order given."""
+    rows: list[dict[str, Any]] = []
+    seen: set[tuple[str, str]] = set()
+    for path in tqdm(config.run_dirs, desc="evaluating", file=sys.stderr, disable=not sys.stderr.isatty()):
+        directory = RunDirectory.read(path)
+        settings = dataclasses.replace(directory.config, device="cpu")
+        state = directory.load_checkpoint()
+        training = training_of(settings)
+        training.load_state(state)
+        options = options_for(settings.env_id, training.options, config.tasks)
+        policies: list[tuple[str, int, int, Policy]] = [
+            (algorithm_of(settings), settings.seed, training.steps, training.policy)
+        ]
+        if (settings.env_id, settings.env_options) not in seen:
+            seen.add((settings.env_id, settings.env_options))
+            policies.append(("uniform actions", config.seed, 0, UniformPolicy(training.action_size)))
+        for variant, seed, steps, policy in policies:
+            returns = returns_of(policy, settings.env_id, options, config.episodes, config.seed)
+            rows.append(
+                {
+                    "environment": settings.env_id,
+                    "options": settings.env_options,
+                    "variant": variant,
+                    "seed": seed,
+                    "steps": steps,
+                    "tasks": config.tasks,
+                    "episodes": config.episodes,
+                    "return": float(returns.mean()),
+                    "return_standard_error": float(returns.std(ddof=1) / len(returns) ** 0.5),
+                }
+            )
+    return rows
+
+
+def text(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows as a table."""
+    lines = [f"{rows[0]['episodes']} episodes of the deterministic policy, {rows[0]['tasks']} tasks"]
+    for row in rows:
+        options = "" if row["options"] == "{}" else f" {row['options']}"
+        lines.append(
+            f"  {row['environment'] + options:<36}{row['variant']:<18}{'seed ' + str(row['seed']):<8}"
+            f"{row['steps']:>8} steps{row['return']:>10.1f} +- {row['return_standard_error']:.1f}"
+        )
+    return "\n".join(lines)
+
+
+def main(config: EvaluationConfig) -> int:
+    torch.set_num_threads(1)
+    rows = evaluate(config)
+    if config.out is not None:
+        with config.out.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(
+                {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()}
+                for row in rows
+            )
+        print(f"table: {config.out}", file=sys.stderr)
+    print(json.dumps(rows, indent=1) if config.as_json else text(rows))
+    return 0
+
+
+def cli(arguments: Sequence[str] | None = None) -> None:
+    run(main, EvaluationConfig, arguments, prog="python -m analysis.evaluation")
+
+
+if __name__ == "__main__":
+    cli()
