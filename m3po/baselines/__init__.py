@@ -1,0 +1,1 @@
+"""Algorithms that M3PO is compared with."""
