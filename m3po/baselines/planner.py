@@ -99,7 +99,7 @@ def improved(step: Step, observation: Tensor, mean: Tensor, noise: Tensor, tempe
 
 
 def returns_of(step: Step, observation: Tensor, actions: Tensor) -> Tensor:
-    """r_1 + ... + r_H along each action sequence; -inf where an observation or the sum is not a finite number.
+    """r_1 + ... + r_H along each action sequence; -inf where this or the sum over some observation is not finite.
 
     Such a future is one in which the model has run away: it loses against every other, however large its rewards.
     Finite predictions count as they are, so that keeping those within reason is for ``step`` to do.
@@ -121,7 +121,7 @@ def returns_of(step: Step, observation: Tensor, actions: Tensor) -> Tensor:
                 f"got {list(current.shape)} and {list(reward.shape)}"
             )
         total = total + reward
-        finite &= current.isfinite().all(dim=-1)
+        finite &= current.sum(dim=-1).isfinite()
     return torch.where(finite & total.isfinite(), total, -torch.inf)
 
 
