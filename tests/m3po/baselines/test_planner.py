@@ -263,6 +263,12 @@ def test_how_low_the_worst_fall_does_not_matter_to_the_best() -> None:
     torch.testing.assert_close(sunk[~worst], weights[~worst], rtol=1e-3, atol=0)
 
 
+def test_huge_finite_returns_do_not_overflow() -> None:
+    weights = candidate_weights(torch.tensor([[3e38, -3e38, -3e38]]), 0.5)
+    expected = torch.tensor([[1.0, math.exp(-2), math.exp(-2)]], dtype=torch.float64)
+    torch.testing.assert_close(weights, expected / expected.sum())
+
+
 def test_lost_candidates_weigh_nothing_and_the_others_as_without_them() -> None:
     returns = torch.tensor([[1.0, -torch.inf, 3.0, 2.0, -torch.inf, -torch.inf, -torch.inf]])
     weights = candidate_weights(returns, 0.5)
