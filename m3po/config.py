@@ -139,7 +139,7 @@ class Config:
     """Only grbal: action sequences tried per plan."""
     planner_horizon: int = 10
     """Only grbal: steps per action sequence."""
-    planner_iterations: int = 2
+    planner_iterations: int = 3
     """Only grbal: times that the candidates are drawn anew around the best of the last ones."""
 
     measure_episodes: int = 100

@@ -124,6 +124,8 @@ class AdaptiveModel(nn.Module):
     ) -> Tensor:
         """(1/N) sum_n losses(adapt(theta, past_n), following_n), with its full second-order gradient in theta.
 
+        Under ``torch.no_grad()`` the value alone, at less cost.
+
         Args:
             past, past_used: [N, M, 2 O + A] and [N, M], steps to adapt to.
             following, following_rewards, following_used: [N, K, 2 O + A], [N, K] and [N, K], the steps after them.
@@ -138,7 +140,9 @@ class AdaptiveModel(nn.Module):
         without = (~following_used.any(dim=1)).nonzero()[:, 0]
         if len(without):
             raise ValueError(f"segments {without.tolist()} have no step after the past to be judged on")
-        adapted = self.adapt(self.weights(len(past)), past, past_used, adaptation_rate, create_graph=True)
+        adapted = self.adapt(
+            self.weights(len(past)), past, past_used, adaptation_rate, create_graph=torch.is_grad_enabled()
+        )
         return self.losses(adapted, following, following_rewards, following_used).mean()
 
     def _outputs(self, weights: Weights, inputs: Tensor) -> Tensor:
@@ -146,7 +150,7 @@ class AdaptiveModel(nn.Module):
         hidden = self.input_normaliser(inputs)
         *before, last = zip(weights[::2], weights[1::2], strict=True)
         for weight, bias in before:
-            hidden = torch.relu(torch.baddbmm(bias, hidden, weight))
+            hidden = torch.baddbmm(bias, hidden, weight).relu_()
         weight, bias = last
         return torch.baddbmm(bias, hidden, weight)
 

@@ -23,12 +23,12 @@ class PlannerSettings:
     """H, steps ahead, >= 1."""
     iterations: int = 5
     """Improvements of the mean sequence, >= 1."""
-    temperature: float = 0.2
+    temperature: float = 0.05
     """Relative to the spread of returns: a candidate as far below the best as the median is weighs exp(-1/temperature)
     of the best; > 0."""
     noise: float = 1.0
     """Standard deviation of the candidates around their mean in the first iteration, > 0; actions span 2."""
-    noise_decay: float = 0.6
+    noise_decay: float = 0.7
     """What it is multiplied by after each iteration, in (0, 1]."""
 
     def __post_init__(self) -> None:
@@ -99,7 +99,7 @@ def improved(step: Step, observation: Tensor, mean: Tensor, noise: Tensor, tempe
 
 
 def returns_of(step: Step, observation: Tensor, actions: Tensor) -> Tensor:
-    """r_1 + ... + r_H along each action sequence; -inf where an observation or the sum is not a finite number.
+    """r_1 + ... + r_H along each action sequence; -inf where this or the sum over some observation is not finite.
 
     Such a future is one in which the model has run away: it loses against every other, however large its rewards.
     Finite predictions count as they are, so that keeping those within reason is for ``step`` to do.
@@ -121,7 +121,7 @@ def returns_of(step: Step, observation: Tensor, actions: Tensor) -> Tensor:
                 f"got {list(current.shape)} and {list(reward.shape)}"
             )
         total = total + reward
-        finite &= current.isfinite().all(dim=-1)
+        finite &= current.sum(dim=-1).isfinite()
     return torch.where(finite & total.isfinite(), total, -torch.inf)
 
 
