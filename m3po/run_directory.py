@@ -25,11 +25,16 @@ from m3po.config import Config
 FORMAT = 2
 # Where a run lives and whether it is being resumed are not part of what it is.
 _NOT_IDENTITY = ("run_dir", "resume", "from_previous")
-# Fields that came after runs of this format were made, none of which M3PO reads: such runs had the defaults.
-_ADDED = (
-    "latent_size", "kl_weight", "adaptation_rate", "adaptation_steps", "meta_batch_size", "planner_candidates",
-    "planner_horizon", "planner_iterations",
-)  # fmt: skip
+# Fields that came after the first runs of this format; those had gated units, and did not read the others.
+_ADDED: dict[str, Any] = {"agent_units": "gated"} | {
+    field.name: field.default
+    for field in dataclasses.fields(Config)
+    if field.name
+    in (
+        "latent_size", "kl_weight", "adaptation_rate", "adaptation_steps", "meta_batch_size", "planner_candidates",
+        "planner_horizon", "planner_iterations",
+    )
+}  # fmt: skip
 LAST, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 
 
@@ -183,8 +188,7 @@ class RunDirectory:
         if version != FORMAT:
             raise ValueError(f"{file} has format {version}, this version reads format {FORMAT}")
         hints = {name: hint for name, hint in get_type_hints(Config).items() if name not in _NOT_IDENTITY}
-        defaults: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(Config)}
-        record = {name: defaults[name] for name in _ADDED} | record
+        record = _ADDED | record
         odd = sorted(set(record) ^ set(hints))
         if odd:
             raise ValueError(f"{file} does not fit this version: field {odd[0]} is missing or unknown")

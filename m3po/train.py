@@ -26,12 +26,11 @@ from m3po.interruption import Stopped, StopRequest
 from m3po.measure import error_metrics
 from m3po.model import EnsembleModel
 from m3po.model_training import train_model
-from m3po.networks import StackedMLP
-from m3po.policy import GaussianPolicy, HistoryPolicy
+from m3po.policy import HistoryPolicy
 from m3po.replay_buffer import ModelBuffer
 from m3po.rollout import model_steps
 from m3po.run_directory import RunDirectory
-from m3po.sac import SoftActorCritic, agent_settings
+from m3po.sac import SoftActorCritic, agent_networks, agent_settings
 from m3po.training_loop import TrainingLoop, choose_device
 from m3po.types import Segments, Transitions, joined, rows_of
 
@@ -54,8 +53,7 @@ class Training(TrainingLoop):
         self.model = EnsembleModel(
             encoder, action_size, config.ensemble_size, config.width, config.layers, config.elites
         ).to(self.device)
-        network = GaussianPolicy(encoder.feature_size, action_size, config.width, config.layers).to(self.device)
-        critics = StackedMLP(2, encoder.feature_size + action_size, config.width, config.layers, 1).to(self.device)
+        network, critics = agent_networks(config, encoder.feature_size, action_size, self.device)
         own = ContextEncoder(*sizes).to(self.device) if config.context_training == "critic" else None
         self.own_encoder = own  # None: policy and critics read the model's
         self.target_entropy, settings = agent_settings(config, action_size)

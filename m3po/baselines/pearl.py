@@ -18,7 +18,7 @@ from m3po.health import warnings_of
 from m3po.networks import StackedMLP
 from m3po.policy import GaussianPolicy
 from m3po.replay_buffer import EnvironmentBuffer
-from m3po.sac import SoftActorCritic, SoftActorCriticSettings, agent_settings
+from m3po.sac import SoftActorCritic, SoftActorCriticSettings, agent_networks, agent_settings
 from m3po.training_loop import TrainingLoop
 from m3po.types import Transitions, Windows, newest
 
@@ -97,7 +97,15 @@ class LatentEncoder(nn.Module):
     """
 
     def __init__(
-        self, observation_size: int, action_size: int, history_length: int, latent_size: int, width: int, layers: int
+        self,
+        observation_size: int,
+        action_size: int,
+        history_length: int,
+        latent_size: int,
+        width: int,
+        layers: int,
+        *,
+        gated: bool = False,
     ) -> None:
         super().__init__()
         self.history_length = history_length
@@ -105,7 +113,7 @@ class LatentEncoder(nn.Module):
         token_size = 2 * observation_size + action_size
         self.token_normaliser = Normaliser(token_size)
         self.observation_normaliser = Normaliser(observation_size)
-        self.factors = StackedMLP(1, token_size, width, layers, 2 * latent_size, gated=False)
+        self.factors = StackedMLP(1, token_size, width, layers, 2 * latent_size, gated=gated)
         self.feature_size = observation_size + latent_size
 
     def fit(self, tokens: Tensor) -> None:
@@ -217,11 +225,15 @@ class PearlTraining(TrainingLoop):
         if config.history_length == 0:
             raise ValueError("--history-length must be >= 1 for pearl, whose context is the history, got 0")
         encoder = LatentEncoder(
-            observation_size, action_size, config.history_length, config.latent_size, config.width, config.layers
+            observation_size,
+            action_size,
+            config.history_length,
+            config.latent_size,
+            config.width,
+            config.layers,
+            gated=config.agent_units == "gated",
         ).to(self.device)
-        sizes = (config.width, config.layers)
-        network = GaussianPolicy(encoder.feature_size, action_size, *sizes, gated=False).to(self.device)
-        critics = StackedMLP(2, encoder.feature_size + action_size, *sizes, 1, gated=False).to(self.device)
+        network, critics = agent_networks(config, encoder.feature_size, action_size, self.device)
         self.target_entropy, settings = agent_settings(config, action_size)
         self.agent = LatentActorCritic(
             network, critics, settings, config.initial_temperature, encoder, config.kl_weight
