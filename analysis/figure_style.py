@@ -47,6 +47,16 @@ VARIANT_COLOURS = {
     "memoryless": "#8a8a8a",
 }
 
+# The algorithms, named as analysis.variants.algorithm_of names them.
+ALGORITHM_COLOURS = {
+    "M3PO k=1": "#0072b2",
+    "M3PO k=10": "#e69f00",
+    "M3PO-h": "#cc79a7",
+    "PEARL": "#009e73",
+    "L2A": "#d55e00",
+    "memoryless": "#8a8a8a",
+}
+
 SETTINGS: dict[Any, Any] = {
     "figure.dpi": 150,
     "savefig.dpi": 150,

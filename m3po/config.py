@@ -67,9 +67,9 @@ class Config:
     layers: int = 2
     """Hidden layers of model heads, policy and critics."""
 
-    agent_units: Literal["gated", "rectified"] = "gated"
-    """Hidden units of policy and critics (pearl: of its encoder too). gated: swish(u) * v, as in the model. rectified:
-    relu, as in the sources; they extrapolate less, and on real data critics of gated units can diverge."""
+    agent_units: Literal["rectified", "gated"] = "rectified"
+    """Hidden units of policy and critics, and of PEARL's encoder. rectified: relu, as in the sources. gated: swish(u) * v,
+    as in the model; they extrapolate as a power of their input, and critics of them overestimate."""
 
     initial_random_steps: int = 400
     """Steps with uniform actions before the first epoch."""

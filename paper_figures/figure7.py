@@ -1,0 +1,115 @@
+"""Figure 7's question: M3PO, PEARL and L2A under one protocol, with what uniform actions earn.
+
+The curves are those of ``analysis.comparison``, the dashed lines those of ``analysis.evaluation`` and ``analysis.anchors``.
+docs/baselines.md holds the commands and the commits that made the tables.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.anchors import landed_anchors
+from analysis.figure_style import ALGORITHM_COLOURS, figure_style
+from analysis.learning_curves import ANCHOR_COLOURS, ANCHOR_LABELS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+DATA = Path(__file__).parent / "data"
+CURVES = DATA / "comparison.csv"
+FINALS = DATA / "comparison_finals.csv"
+IMAGE = Path("docs/images/figure7.png")
+POINT_MASS = "m3po/SwitchingPointMass-v0"
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """One environment.
+
+    Attributes:
+        env_id: of it.
+        curves: algorithm -> seed -> (steps [E], returns [E]); seeds may have been evaluated at different steps.
+        lines: name -> return of what the curves are to be read against.
+    """
+
+    env_id: str
+    curves: dict[str, dict[int, tuple[NDArray[np.float64], NDArray[np.float64]]]]
+    lines: dict[str, float]
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    """The lines of a CSV, without its comments."""
+    with path.open() as file:
+        return list(csv.DictReader(line for line in file if not line.startswith("#")))
+
+
+def load(curves: Path = CURVES, finals: Path = FINALS) -> tuple[Panel, ...]:
+    """One panel per environment of the table, the point mass first."""
+    rows, uniform = rows_of(curves), rows_of(finals)
+    panels = []
+    for env_id in sorted({row["environment"] for row in rows}, key=lambda name: (name != POINT_MASS, name)):
+        here = [row for row in rows if row["environment"] == env_id]
+        found: dict[str, dict[int, tuple[NDArray[np.float64], NDArray[np.float64]]]] = {}
+        for name in [name for name in ALGORITHM_COLOURS if any(row["variant"] == name for row in here)]:
+            own = [row for row in here if row["variant"] == name]
+            found[name] = {}
+            for seed in sorted({int(row["seed"]) for row in own}):
+                points = np.array(
+                    [(float(row["step"]), float(row["return"])) for row in own if int(row["seed"]) == seed]
+                )
+                found[name][seed] = points[:, 0], points[:, 1]
+        lines = {
+            "random": float(row["return"])
+            for row in uniform
+            if row["environment"] == env_id and row["variant"] == "uniform actions"
+        }
+        panels.append(Panel(env_id, found, landed_anchors() if env_id == POINT_MASS else lines))
+    return tuple(panels)
+
+
+def draw(axes: Sequence[Axes], panels: Sequence[Panel]) -> None:
+    """Thin lines for seeds; a thick one for their mean, where all were evaluated at the same steps."""
+    for here, panel in zip(axes, panels, strict=True):
+        for name, seeds in panel.curves.items():
+            colour = ALGORITHM_COLOURS[name]
+            count = len(seeds)
+            for steps, returns in seeds.values():
+                here.plot(steps, returns, color=colour, lw=0.7, alpha=0.4)
+            grid = next(iter(seeds.values()))[0]
+            label = f"{name} ({count} seed{'s' if count > 1 else ''})"
+            mean = np.mean([returns for _, returns in seeds.values()], axis=0)
+            here.plot(grid, mean, color=colour, lw=2.0, label=label)
+        for name, value in panel.lines.items():
+            here.axhline(value, color=ANCHOR_COLOURS[name], lw=1.0, ls="--", zorder=0)
+            here.annotate(
+                ANCHOR_LABELS[name], (0.0, value), xycoords=("axes fraction", "data"), xytext=(3, -2),
+                textcoords="offset points", fontsize=6.5, va="top", color=ANCHOR_COLOURS[name],
+            )  # fmt: skip
+        here.set_title(panel.env_id.removeprefix("m3po/").removesuffix("-v0"), loc="left")
+        here.set_xlabel("real environment steps")
+        here.legend(loc="best", fontsize=7)
+    axes[0].set_ylabel("return of an episode")
+
+
+def main(image: Path = IMAGE) -> Path:
+    """Draw and write the figure; returns where."""
+    with figure_style():
+        from matplotlib.figure import Figure
+
+        panels = load()
+        figure = Figure(figsize=(4.0 * len(panels), 3.6), layout="constrained")
+        draw(figure.subplots(1, len(panels), squeeze=False)[0], panels)
+        image.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(image, dpi=110)
+    return image
+
+
+if __name__ == "__main__":
+    print(main())
