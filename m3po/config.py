@@ -68,8 +68,8 @@ class Config:
     """Hidden layers of model heads, policy and critics."""
 
     agent_units: Literal["rectified", "gated"] = "rectified"
-    """Hidden units of policy and critics, and of PEARL's encoder. rectified: relu, as in the sources. gated: swish(u) * v,
-    as in the model; they extrapolate as a power of their input, and critics of them overestimate."""
+    """Hidden units of policy, critics and PEARL's encoder. rectified: relu, as in the sources. gated: swish(u) * v, as
+    in the model; they extrapolate as a power of their input, and critics of them overestimate."""
 
     initial_random_steps: int = 400
     """Steps with uniform actions before the first epoch."""
