@@ -67,9 +67,10 @@ class Config:
     layers: int = 2
     """Hidden layers of model heads, policy and critics."""
 
-    agent_units: Literal["rectified", "gated"] = "rectified"
-    """Hidden units of policy, critics and PEARL's encoder. rectified: relu, as in the sources. gated: swish(u) * v, as
-    in the model; they extrapolate as a power of their input, and critics of them overestimate."""
+    agent_units: Literal["gated", "rectified"] = "gated"
+    """Hidden units of M3PO's policy and critics. gated: swish(u) * v, as in the model; sharper certificates in the demo.
+    rectified: relu, as in the sources (and in the baselines, always); critics of them do not overestimate where much
+    real data is reused, as in m3po-h or with long training."""
 
     initial_random_steps: int = 400
     """Steps with uniform actions before the first epoch."""

@@ -89,10 +89,9 @@ def agent_settings(config: Config, action_size: int) -> tuple[float, SoftActorCr
 
 
 def agent_networks(
-    config: Config, feature_size: int, action_size: int, device: torch.device
+    config: Config, feature_size: int, action_size: int, device: torch.device, *, gated: bool
 ) -> tuple[GaussianPolicy, StackedMLP]:
-    """Policy and twin critics on encoded histories, in the sizes and units that a run's configuration asks for."""
-    gated = config.agent_units == "gated"
+    """Policy and twin critics on encoded histories, in the sizes that a run's configuration asks for."""
     policy = GaussianPolicy(feature_size, action_size, config.width, config.layers, gated=gated)
     critics = StackedMLP(2, feature_size + action_size, config.width, config.layers, 1, gated=gated)
     return policy.to(device), critics.to(device)

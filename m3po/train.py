@@ -53,7 +53,9 @@ class Training(TrainingLoop):
         self.model = EnsembleModel(
             encoder, action_size, config.ensemble_size, config.width, config.layers, config.elites
         ).to(self.device)
-        network, critics = agent_networks(config, encoder.feature_size, action_size, self.device)
+        network, critics = agent_networks(
+            config, encoder.feature_size, action_size, self.device, gated=config.agent_units == "gated"
+        )
         own = ContextEncoder(*sizes).to(self.device) if config.context_training == "critic" else None
         self.own_encoder = own  # None: policy and critics read the model's
         self.target_entropy, settings = agent_settings(config, action_size)

@@ -97,15 +97,7 @@ class LatentEncoder(nn.Module):
     """
 
     def __init__(
-        self,
-        observation_size: int,
-        action_size: int,
-        history_length: int,
-        latent_size: int,
-        width: int,
-        layers: int,
-        *,
-        gated: bool = False,
+        self, observation_size: int, action_size: int, history_length: int, latent_size: int, width: int, layers: int
     ) -> None:
         super().__init__()
         self.history_length = history_length
@@ -113,7 +105,7 @@ class LatentEncoder(nn.Module):
         token_size = 2 * observation_size + action_size
         self.token_normaliser = Normaliser(token_size)
         self.observation_normaliser = Normaliser(observation_size)
-        self.factors = StackedMLP(1, token_size, width, layers, 2 * latent_size, gated=gated)
+        self.factors = StackedMLP(1, token_size, width, layers, 2 * latent_size, gated=False)
         self.feature_size = observation_size + latent_size
 
     def fit(self, tokens: Tensor) -> None:
@@ -225,15 +217,9 @@ class PearlTraining(TrainingLoop):
         if config.history_length == 0:
             raise ValueError("--history-length must be >= 1 for pearl, whose context is the history, got 0")
         encoder = LatentEncoder(
-            observation_size,
-            action_size,
-            config.history_length,
-            config.latent_size,
-            config.width,
-            config.layers,
-            gated=config.agent_units == "gated",
+            observation_size, action_size, config.history_length, config.latent_size, config.width, config.layers
         ).to(self.device)
-        network, critics = agent_networks(config, encoder.feature_size, action_size, self.device)
+        network, critics = agent_networks(config, encoder.feature_size, action_size, self.device, gated=False)
         self.target_entropy, settings = agent_settings(config, action_size)
         self.agent = LatentActorCritic(
             network, critics, settings, config.initial_temperature, encoder, config.kl_weight
