@@ -68,7 +68,7 @@ class Config:
     """Hidden layers of model heads, policy and critics."""
 
     agent_units: Literal["gated", "rectified"] = "gated"
-    """Hidden units of M3PO's policy and critics. gated: swish(u) * v, as in the model; sharper certificates in the demo.
+    """Hidden units of M3PO's policy and critics. gated: swish(u) * v, as in the model; sharper certificates.
     rectified: relu, as in the sources (and in the baselines, always); critics of them do not overestimate where much
     real data is reused, as in m3po-h or with long training."""
 

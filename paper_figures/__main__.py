@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from paper_figures import figure4, figure4_optimal, figure6, figure9_point_mass
+from paper_figures import figure4, figure4_optimal, figure6, figure7, figure9_point_mass
 
-FIGURES = (figure4, figure4_optimal, figure6, figure9_point_mass)
+FIGURES = (figure4, figure4_optimal, figure6, figure7, figure9_point_mass)
 
 
 def main() -> int:

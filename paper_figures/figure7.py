@@ -1,6 +1,6 @@
 """Figure 7's question: M3PO, PEARL and L2A under one protocol, with what uniform actions earn.
 
-The curves are those of ``analysis.comparison``, the dashed lines those of ``analysis.evaluation`` and ``analysis.anchors``.
+The curves are those of ``analysis.comparison``, the dashed lines of ``analysis.evaluation`` and ``analysis.anchors``;
 docs/baselines.md holds the commands and the commits that made the tables.
 """
 
@@ -26,6 +26,7 @@ DATA = Path(__file__).parent / "data"
 CURVES = DATA / "comparison.csv"
 FINALS = DATA / "comparison_finals.csv"
 IMAGE = Path("docs/images/figure7.png")
+ANCHOR_OF = {"uniform actions": "random"}
 POINT_MASS = "m3po/SwitchingPointMass-v0"
 
 
@@ -66,9 +67,9 @@ def load(curves: Path = CURVES, finals: Path = FINALS) -> tuple[Panel, ...]:
                 )
                 found[name][seed] = points[:, 0], points[:, 1]
         lines = {
-            "random": float(row["return"])
+            ANCHOR_OF[row["variant"]]: float(row["return"])
             for row in uniform
-            if row["environment"] == env_id and row["variant"] == "uniform actions"
+            if row["environment"] == env_id and row["variant"] in ANCHOR_OF
         }
         panels.append(Panel(env_id, found, landed_anchors() if env_id == POINT_MASS else lines))
     return tuple(panels)
