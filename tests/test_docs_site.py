@@ -187,7 +187,8 @@ def faults_of(site: Path) -> list[str]:
 def test_the_site_builds_and_is_whole(tmp_path: Path) -> None:
     """One test, so that the site is built once."""
     site = tmp_path / "site"
-    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-d", tmp_path / "doctrees", DOCS, site]
+    options = ["-W", "--keep-going", "-q", "-d", str(tmp_path / "doctrees")]
+    command = [sys.executable, "-m", "sphinx", *options, str(DOCS), str(site)]
     built = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "NO_COLOR": "1"})
     assert built.returncode == 0, built.stderr
     assert faults_of(site) == []
