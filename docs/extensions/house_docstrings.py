@@ -70,14 +70,17 @@ def _annotation(annotation: Any, names: dict[str, Any]) -> str:
     text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
 
     def link(match: re.Match[str]) -> str:
-        found = names.get(match[0])
-        if match[0].startswith("_"):
-            return match[0]
-        if inspect.isclass(found) and found.__module__.split(".")[0] in OWN_PACKAGES and "." not in found.__qualname__:
+        first, *rest = match[0].split(".")
+        found = names.get(first)
+        for part in rest:
+            found = getattr(found, part, None)
+        last = match[0].rpartition(".")[2]
+        ours = getattr(found, "__module__", "").split(".")[0] in OWN_PACKAGES
+        if inspect.isclass(found) and ours and "." not in found.__qualname__ and not last.startswith("_"):
             return f"~{found.__module__}.{found.__qualname__}"
-        return match[0]
+        return last if first in OWN_PACKAGES else match[0]  # an alias has no page to link to
 
-    return re.sub(r"(?<![\w.\"'])[A-Za-z_]\w*(?![\w.])", link, text)
+    return re.sub(r"(?<![\w.\"'])[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*", link, text)
 
 
 def _shown_default(value: Any) -> str:
