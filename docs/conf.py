@@ -27,6 +27,7 @@ extensions = [
     "mathml",
 ]
 nitpicky = True
+smartquotes = False  # they make one dash of the two before a flag
 
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4

@@ -18,7 +18,8 @@ from sphinx.util.typing import ExtensionMetadata
 OWN_PACKAGES = ("bounds", "m3po", "analysis", "paper_figures")
 # Stands for a colon while napoleon, which takes "word: rest" for "type: rest", looks at an attribute's docstring.
 COLON = "\ue000"
-SPECIAL = re.compile(r"(``.+?``|`[^`]+`)|([|*])|(?<=\w)(_)(?!\w)")
+# Code and *emphasis* stay markup; other bars and stars, and an underscore at the end of a word, do not.
+SPECIAL = re.compile(r"(``.+?``|`[^`]+`|(?<![\w*])\*\w(?:[\w -]*\w)?\*(?![\w*]))|([|*])|(?<=\w)(_)(?!\w)")
 SECTION = re.compile(r"[A-Z][A-Za-z]+:$")
 
 
@@ -59,6 +60,8 @@ def after_napoleon(app: Sphinx, what: str, name: str, obj: Any, options: Any, li
     result = []
     for line in lines:
         if not line.startswith(":vartype "):
+            # Of "a, b" Sphinx would take a for the type of b.
+            line = re.sub(r"^:ivar [\w, ]+:", lambda names: ":ivar " + names[0][6:].replace(", ", ","), line)
             match = re.match(r":ivar (\S+): ", line)
             remark = f"({remarks[match[1]]}) " if match and match[1] in remarks else ""
             result.append((match[0] + remark + line[match.end() :] if match else line).replace(COLON, ":"))
