@@ -7,7 +7,7 @@ export OMP_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check figures clean
+.PHONY: help demo test test-slow check docs figures clean
 
 help:            ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -23,7 +23,11 @@ $(VENV)/.installed: $(BIN)/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs]'
+	@touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	@touch $@
 
 demo: $(VENV)/.installed           ## set up, compare the bounds, train M3PO, check its guarantee -> demo/index.html
@@ -41,8 +45,12 @@ check: $(VENV)/.installed-dev      ## lint, types, import contract
 	$(BIN)/mypy bounds m3po analysis paper_figures tests
 	$(BIN)/lint-imports
 
+docs: $(VENV)/.installed-docs      ## build the documentation, strictly and offline -> site/index.html
+	$(BIN)/python -m sphinx -W --keep-going -q -d site/.doctrees docs site
+	@echo site/index.html
+
 figures: $(VENV)/.installed        ## redraw every figure of the paper that has its data
 	$(BIN)/python -m paper_figures
 
-clean:           ## remove the virtual environment and caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+clean:           ## remove the virtual environment, the built site and caches
+	rm -rf $(VENV) site docs/api/generated .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
