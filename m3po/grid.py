@@ -71,7 +71,7 @@ class _Part:
 
 
 def read_grid(file: Path, out: Path) -> list[Run]:
-    """The runs of the grid in ``file``, each with its run directory below ``out``; all runs of the first seed come first.
+    """The runs of the grid in ``file``, with run directories below ``out``; all runs of the first seed come first.
 
     Raises:
         ValueError: names what is wrong, and where, in one line.

@@ -1,7 +1,7 @@
 """``python -m m3po.sweep GRID.toml``: every run of a grid, as Ray tasks that survive the loss of workers and nodes.
 
-What a run is and whether it is finished is told by its run directory alone: a sweep that was stopped, or lost its machine,
-goes on when it is started again. The grid's format: ``m3po.grid``. Clusters: docs/cluster.md.
+What a run is and whether it is finished is told by its run directory alone: a sweep that was stopped, or lost its
+machine, goes on when it is started again. The grid's format: ``m3po.grid``. Clusters: docs/cluster.md.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ _PATIENCE = 10.0  # seconds for trainings of an earlier, killed sweep to die
 
 @dataclass(frozen=True)
 class SweepConfig:
-    """Train every run of a grid on Ray. Finished runs are skipped, unfinished ones go on from their checkpoints, and one
-    that was lost with its worker or node is taken up elsewhere. The last table shows final evaluations."""
+    """Train every run of a grid on Ray. Finished runs are skipped, unfinished ones go on from their checkpoints, also when
+    their worker or node dies meanwhile. The table at the end shows final evaluations."""
 
     grid: tyro.conf.Positional[Path]
     """TOML file: seeds, algorithms, environments, variants (m3po/grid.py, sweeps/point_mass.toml)."""
@@ -49,8 +49,9 @@ class SweepConfig:
     only: str | None = None
     """Only the runs whose name fits this pattern, such as '*/k1/*'."""
     silence: float = 30.0
-    """Seconds, >= 1. A training that cannot reach the sweep for so long stops itself, and a lost run is not taken up before
-    so much time has passed since its last word: two never write one run, even when a dead node was only cut off."""
+    """Seconds, >= 1. A training that cannot reach the sweep for so long stops itself, and a run whose node is lost is
+    taken up when so much time has passed since its last word: two never write one run, even when the node was only cut
+    off."""
     list_runs: Annotated[bool, tyro.conf.arg(name="list")] = False
     """Print the runs, and what they cost with --seconds-per-step, and start none."""
     seconds_per_step: float | None = None
@@ -91,19 +92,23 @@ class Track:
 
     Attributes:
         attempt: number of its present task, from 0; also how often it was restarted.
+        surely_dead: whether its last task, when lost, cannot be writing any more.
         futile: losses in a row without a new checkpoint between them.
         report: the last word of any of its tasks.
+        cpu_seconds_per_step: processor time of its last task, a real step.
         row: its last row of metrics.
     """
 
     run: Run
     state: Literal["waiting", "running", "lost", "finished", "stopped", "failed"] = "waiting"
     attempt: int = 0
+    surely_dead: bool = False
     futile: int = 0
     saved_at_loss: int = -1
     report: Report | None = None
     row: Mapping[str, Any] = field(default_factory=dict)
     message: str = ""
+    cpu_seconds_per_step: float | None = None
 
     @property
     def last(self) -> tuple[int, float | None]:
@@ -130,9 +135,15 @@ class Track:
 
 @dataclass(frozen=True)
 class Lost:
-    """A task whose worker or node died."""
+    """A task whose worker or node died.
+
+    Attributes:
+        reason: Ray's name for it.
+        surely: whether the node itself says that the process has ended. A node that is lost may only be cut off.
+    """
 
     reason: str
+    surely: bool
 
 
 class Cluster(Protocol):
@@ -236,7 +247,8 @@ class RayCluster:
         except (errors.TaskUnschedulableError, errors.RuntimeEnvSetupError) as error:
             return Outcome("failed", {}, " ".join(str(error).split()))
         except errors.RayError as error:
-            return Lost(type(error).__name__)
+            surely = isinstance(error, (errors.WorkerCrashedError, errors.OutOfMemoryError))
+            return Lost(type(error).__name__, surely)
         return outcome
 
     def cancel(self, task: Any) -> None:
@@ -311,14 +323,15 @@ _STATES = ("finished", "running", "lost", "waiting", "stopped", "failed")
 def drive(tracks: Sequence[Track], cluster: Cluster, stop: StopRequest, display: Display, *, silence: float) -> None:
     """Bring every waiting run to its end.
 
-    A lost run is taken up once its last word is ``silence`` seconds old, and fails when it was lost more than
-    ``run.retries`` times in a row without a new checkpoint. After Ctrl-C or SIGTERM nothing new is started.
+    A run whose worker has ended for sure is taken up at once, and one whose node is lost when its last word is
+    ``silence`` seconds old. It fails when it was lost more than ``run.retries`` times in a row without a new
+    checkpoint. After Ctrl-C or SIGTERM nothing new is started.
     """
     tasks: dict[Any, Track] = {}
     stopping = False
     while not all(track.ended for track in tracks):
-        # A new attempt is told to the board before its task exists: from then on the one before is not listened to.
-        reports = cluster.look({track.run.name: track.attempt for track in tracks if not track.ended})
+        # A new attempt is told to the board before its task exists: from then on the one before is not wanted.
+        reports = _look(tracks, cluster)
         if stop.number is not None and not stopping:
             stopping = True
             display.say(f"{len(tasks)} runs are asked to stop; those under way write a checkpoint first")
@@ -327,36 +340,43 @@ def drive(tracks: Sequence[Track], cluster: Cluster, stop: StopRequest, display:
         under_way = {track.run.name for track in tasks.values()}
         for track in tracks:
             if track.run.name in under_way:
-                _hear(track, reports)
+                if track.report is not None and track.report.attempt == track.attempt:
+                    track.state, track.message = "running", ""
             elif stopping and not track.ended:
                 track.state = "stopped"
             elif track.state == "waiting" and reports is not None:
                 tasks[cluster.submit(track.run, track.attempt)] = track
             elif track.state == "lost" and reports is not None:
                 _, quiet = reports.get(track.run.name, (None, silence))
-                if quiet >= silence:
+                if track.surely_dead or quiet >= silence:
                     track.state, track.attempt = "waiting", track.attempt + 1
         display.show()
-        for task in cluster.wait(list(tasks), _POLL):
+        ended = cluster.wait(list(tasks), _POLL)
+        if ended:
+            _look(tracks, cluster)  # the last words of those that have ended
+        for task in ended:
             _end(tasks.pop(task), cluster.collect(task))
     display.show()
 
 
-def _hear(track: Track, reports: Mapping[str, tuple[Report, float]] | None) -> None:
-    if reports is not None and track.run.name in reports:
-        track.report, _ = reports[track.run.name]
-        if track.report.attempt == track.attempt:
-            track.state, track.message = "running", ""
+def _look(tracks: Sequence[Track], cluster: Cluster) -> Mapping[str, tuple[Report, float]] | None:
+    """What the board knows, which is put into the tracks too."""
+    reports = cluster.look({track.run.name: track.attempt for track in tracks if not track.ended})
+    for track in tracks:
+        if reports is not None and track.run.name in reports:
+            track.report, _ = reports[track.run.name]
+    return reports
 
 
 def _end(track: Track, outcome: Outcome | Lost) -> None:
     if isinstance(outcome, Outcome):
         track.state, track.row, track.message = outcome.state, outcome.row or track.row, outcome.message
+        track.cpu_seconds_per_step = outcome.cpu_seconds_per_step
         return
     saved = 0 if track.report is None else track.report.saved
     track.futile = track.futile + 1 if saved == track.saved_at_loss else 1
     track.saved_at_loss = saved
-    track.state, track.message = "lost", outcome.reason
+    track.state, track.message, track.surely_dead = "lost", outcome.reason, outcome.surely
     if track.futile > track.run.retries:
         track.state = "failed"
         track.message = f"lost {track.futile} times in a row without a new checkpoint; the last time {outcome.reason}"
@@ -411,12 +431,20 @@ def results(config: SweepConfig, tracks: Sequence[Track]) -> dict[str, Any]:
                 "total_steps": track.run.config.total_steps,
                 "return": track.row.get("return"),
                 "return_standard_error": track.row.get("return_standard_error"),
+                "seconds_per_step": _seconds_per_step(track),
+                "cpu_seconds_per_step": track.cpu_seconds_per_step,
                 "restarts": track.attempt,
                 "message": track.message,
             }
             for track in tracks
         ],
     }
+
+
+def _seconds_per_step(track: Track) -> float | None:
+    """Measured seconds of a real step with all that belongs to it, over the steps after the random ones."""
+    steps = int(track.row.get("step", 0)) - track.run.config.initial_random_steps
+    return track.row["seconds"] / steps if steps > 0 and "seconds" in track.row else None
 
 
 def cost(runs: Sequence[Run], seconds_per_step: float | None) -> dict[str, Any]:
@@ -440,7 +468,10 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     widths = [max(len(line[i]) for line in (header, *rows)) for i in range(len(header))]
     lines = []
     for line in (header, *rows):
-        cells = [line[0].ljust(widths[0]), *(each.rjust(width) for each, width in zip(line[1:], widths[1:], strict=True))]
+        cells = [
+            line[0].ljust(widths[0]),
+            *(each.rjust(width) for each, width in zip(line[1:], widths[1:], strict=True)),
+        ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
 
@@ -454,13 +485,17 @@ def results_text(record: Mapping[str, Any]) -> str:
             f"{each['step']:,}/{each['total_steps']:,}",
             "" if each["return"] is None else f"{each['return']:.2f}",
             "" if each["return_standard_error"] is None else f"{each['return_standard_error']:.2f}",
+            "" if each["seconds_per_step"] is None else f"{each['seconds_per_step']:.3g}",
+            "" if each["cpu_seconds_per_step"] is None else f"{each['cpu_seconds_per_step']:.3g}",
             str(each["restarts"]),
         )
         for each in record["runs"]
     ]
     notes = [f"{each['run']}: {each['message']}" for each in record["runs"] if each["message"]]
     last = f"{record['finished']} of {len(rows)} runs finished in {record['directory']}"
-    return "\n".join([table(("run", "state", "steps", "return", "+-", "restarts"), rows), *notes, last])
+    return "\n".join(
+        [table(("run", "state", "steps", "return", "+-", "s/step", "cpu s/step", "restarts"), rows), *notes, last]
+    )
 
 
 def plan(config: SweepConfig, runs: Sequence[Run]) -> str:
@@ -472,13 +507,22 @@ def plan(config: SweepConfig, runs: Sequence[Run]) -> str:
                 "run": run.name,
                 "cpus": run.cpus,
                 "gpus": run.gpus,
-                "config": {name: str(value) if isinstance(value, Path) else value for name, value in vars(run.config).items()},
+                "config": {
+                    name: str(value) if isinstance(value, Path) else value for name, value in vars(run.config).items()
+                },
             }
             for run in runs
         ]
         return json.dumps({**total, "list": entries}, indent=1)
     rows = [
-        (run.name, run.config.algorithm, run.config.env_id, f"{run.config.total_steps:,}", f"{run.cpus:g}", f"{run.gpus:g}")
+        (
+            run.name,
+            run.config.algorithm,
+            run.config.env_id,
+            f"{run.config.total_steps:,}",
+            f"{run.cpus:g}",
+            f"{run.gpus:g}",
+        )
         for run in runs
     ]
     text = table(("run", "algorithm", "environment", "steps", "cpus", "gpus"), rows)
@@ -504,7 +548,7 @@ def main(config: SweepConfig) -> int:
         return 0
     again = "the same command goes on from the checkpoints"
     try:
-        # Of a dead worker or node Ray prints, on stdout, twenty lines of its own log; what matters of it is in our lines.
+        # Of a dead node Ray prints, on stdout, twenty lines of its own log; what matters of it is in our lines.
         with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
             tracks = sweep(config, runs)
     except KeyboardInterrupt:

@@ -62,11 +62,17 @@ class Report:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a task ended, where a lost one does not get to say anything."""
+    """How a task ended; a lost one does not get to say anything.
+
+    Attributes:
+        row: the run's last row of metrics, without its long lists.
+        cpu_seconds_per_step: processor time of this task over its real steps after the random ones; None without any.
+    """
 
     state: Literal["finished", "stopped", "failed"]
     row: Mapping[str, Any]
     message: str = ""
+    cpu_seconds_per_step: float | None = None
 
 
 class Board:
@@ -247,7 +253,7 @@ class Look:
             if (now.st_mtime_ns, now.st_size) != self._seen:
                 rows = RunDirectory.read(self._path).metrics()
                 self._seen = (now.st_mtime_ns, now.st_size)
-                row = rows[-1] if rows else {"step": 0}
+                row: Mapping[str, Any] = rows[-1] if rows else {"step": 0}
                 self._report = dataclasses.replace(
                     self._report,
                     step=row["step"],
@@ -302,13 +308,15 @@ def _train(run: Run, out: Path, out_id: str, *, patience: float) -> Outcome:
     from m3po.train import train
 
     try:
-        config = ready(run.config, patience=patience)
-        train(config)
+        began, steps = time.process_time(), standing(run.config).step
+        train(ready(run.config, patience=patience))
     except DivergenceError as error:
         return Outcome("failed", _last_row(run), f"the training diverged: {error}")
     except (ValueError, OSError) as error:
         return Outcome("failed", _last_row(run), " ".join(str(error).split()))
-    return Outcome("finished", _last_row(run))
+    steps = run.config.total_steps - max(steps, run.config.initial_random_steps)
+    speed = (time.process_time() - began) / steps if steps > 0 else None
+    return Outcome("finished", _last_row(run), cpu_seconds_per_step=speed)
 
 
 def _last_row(run: Run) -> Mapping[str, Any]:
