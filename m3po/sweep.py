@@ -33,8 +33,8 @@ _PATIENCE = 10.0  # seconds for trainings of an earlier, killed sweep to die
 
 @dataclass(frozen=True)
 class SweepConfig:
-    """Train every run of a grid on Ray. Finished runs are skipped, unfinished ones go on from their checkpoints, also when
-    their worker or node dies meanwhile. The table at the end shows final evaluations."""
+    """Train every run of a grid on Ray. Finished runs are skipped, unfinished ones go on from their checkpoints, as do
+    those whose worker or node dies meanwhile. The table at the end shows final evaluations."""
 
     grid: tyro.conf.Positional[Path]
     """TOML file: seeds, algorithms, environments, variants (m3po/grid.py, sweeps/point_mass.toml)."""

@@ -416,7 +416,7 @@ def test_a_worker_that_is_no_longer_wanted_ends_itself() -> None:
 
 
 def test_a_worker_that_cannot_reach_the_sweep_ends_itself_before_its_run_is_taken_up() -> None:
-    """Its clock starts when it sends, the board's when the report comes: it has left once that one counts ``silence``."""
+    """Its clock starts when it sends, the board's when the report comes: it has left when that one counts so far."""
     board, reached = Board(), True
     timeouts = []
 
