@@ -171,7 +171,9 @@ def import_ray() -> Any:
     Raises:
         ValueError: when it is not installed.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # of a local Ray; a cluster's head decides for itself
+    # Of a local Ray; a cluster's head decides for itself. Trainings get the priority that one started by hand has.
+    for name in ("RAY_USAGE_STATS_ENABLED", "RAY_worker_niceness"):
+        os.environ.setdefault(name, "0")
     try:
         import ray
     except ImportError as error:
@@ -529,9 +531,8 @@ def plan(config: SweepConfig, runs: Sequence[Run]) -> str:
     text += f"\n{total['runs']:,} runs, {total['steps']:,} real steps"
     if config.seconds_per_step is not None:
         text += (
-            f"; at {config.seconds_per_step:g} s a step {total['run_hours']:,.1f} hours of one run after the other "
-            f"({total['cpu_hours']:,.1f} CPU-hours, {total['gpu_hours']:,.1f} GPU-hours), "
-            f"{total['longest_run_hours']:,.1f} hours at least"
+            f"; at {config.seconds_per_step:g} s a step {total['run_hours']:,.0f} run-hours ({total['cpu_hours']:,.0f} "
+            f"CPU-hours, {total['gpu_hours']:,.0f} GPU-hours), the longest run {total['longest_run_hours']:,.1f} hours"
         )
     return text
 
