@@ -226,9 +226,17 @@ class RayCluster:
 
     def submit(self, run: Run, attempt: int) -> Any:
         task = self._train.options(num_cpus=run.cpus, num_gpus=run.gpus, name=f"{run.name}#{attempt}")
-        config = self._config
-        beat = min(config.silence / 6, 5.0)
-        return task.remote(run, attempt, self._board, config.directory, self.directory_id, beat, config.silence)
+        silence = self._config.silence
+        return task.remote(
+            run,
+            attempt,
+            self._board,
+            self._config.directory,
+            self.directory_id,
+            beat=min(silence / 6, 5.0),
+            silence=silence,
+            command=sys.argv,
+        )
 
     def wait(self, tasks: Sequence[Any], timeout: float) -> list[Any]:
         if not tasks:

@@ -11,6 +11,7 @@ import fcntl
 import os
 import secrets
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -272,7 +273,16 @@ def node_name() -> str:
     return f"{socket.gethostname()}/{ray.get_runtime_context().get_node_id()[:6]}"
 
 
-def train_run(run: Run, attempt: int, board: Any, out: Path, out_id: str, beat: float, silence: float) -> Outcome:
+def train_run(
+    run: Run,
+    attempt: int,
+    board: Any,
+    out: Path,
+    out_id: str,
+    beat: float,
+    silence: float,
+    command: Sequence[str] = ("-m", "m3po.sweep"),
+) -> Outcome:
     """Train, or go on with, one run until it is finished, stopped or has failed. The body of a Ray task.
 
     Args:
@@ -280,7 +290,9 @@ def train_run(run: Run, attempt: int, board: Any, out: Path, out_id: str, beat: 
         board: handle of the Board actor.
         out, out_id: the sweep's directory and its id: every node has to see the same one.
         beat, silence: see Lease.
+        command: of the sweep, for the run's provenance; this process was started by Ray.
     """
+    sys.argv = list(command)
     os.environ.setdefault("TQDM_MININTERVAL", "30")  # the bar of a training goes to a log file here
     import ray
     from ray.exceptions import GetTimeoutError, RayError

@@ -668,6 +668,7 @@ def test_a_run_whose_worker_is_killed_goes_on_and_finished_runs_are_skipped(
     assert len(table) == 3
     assert metrics(run) == undisturbed[0]
     assert_resumed_once(run, kept)
+    assert [each["argv"] for each in RunDirectory.read(run.config.run_dir).provenance()] == [sys.argv] * 2
 
     # Finished, so there is nothing to start, not even Ray.
     with pytest.raises(SystemExit) as stop:
