@@ -360,13 +360,12 @@ def drive(tracks: Sequence[Track], cluster: Cluster, stop: StopRequest, display:
                 _, quiet = reports.get(track.run.name, (None, silence))
                 if track.surely_dead or quiet >= silence:
                     track.state, track.attempt = "waiting", track.attempt + 1
-        display.show()
         ended = cluster.wait(list(tasks), _POLL)
         if ended:
             _look(tracks, cluster)  # the last words of those that have ended
         for task in ended:
             _end(tasks.pop(task), cluster.collect(task))
-    display.show()
+        display.show()
 
 
 def _look(tracks: Sequence[Track], cluster: Cluster) -> Mapping[str, tuple[Report, float]] | None:

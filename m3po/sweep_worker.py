@@ -281,7 +281,7 @@ def train_run(
     out_id: str,
     beat: float,
     silence: float,
-    command: Sequence[str] = ("-m", "m3po.sweep"),
+    command: Sequence[str],
 ) -> Outcome:
     """Train, or go on with, one run until it is finished, stopped or has failed. The body of a Ray task.
 
