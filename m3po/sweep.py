@@ -212,7 +212,10 @@ class RayCluster:
                 task.remote(runs, self._config.directory, patience=_PATIENCE)
             )
         except self._ray.exceptions.RayTaskError as error:
-            raise (error.cause if isinstance(error.cause, ValueError) else error) from None
+            if isinstance(error.cause, ValueError):
+                raise error.cause from None
+            first = str(error.cause).splitlines()[0]
+            raise ValueError(f"the cluster cannot look at {self._config.directory}: {first}") from error
         return surveyed
 
     def unmet(self, runs: Sequence[Run]) -> list[Run]:
