@@ -18,6 +18,8 @@ from tqdm import tqdm
 
 import bounds
 from analysis.certify import summed_errors
+from analysis.surrogates import surrogates
+from analysis.surrogates import text as surrogates_text
 from bounds.confidence import Interval, betting
 from m3po.command_line import run
 from m3po.envs.protocol import CertifiableDynamics, FilteredDynamics
@@ -47,6 +49,9 @@ SCHEMES = ("branched", "branched-exact", "full")
 # What a confidence level is shared between: the true return, three error profiles, the weighted sums of errors for
 # branched and full rollouts, and the model return of every scheme with the learned and with the known reward.
 STATEMENTS = 6 + 2 * len(SCHEMES)
+NO_DENSITY = (
+    "the one-step density of this environment is not known, or a point mass, so no total variation can be measured"
+)
 # A discrepancy beyond this share of what any model satisfies guarantees nothing worth the name.
 VACUOUS_SHARE = 0.99
 
@@ -333,7 +338,9 @@ def check(config: CheckConfig) -> dict[str, Any]:
     seeds = np.random.SeedSequence([config.seed, 2]).generate_state(3)
     generator = torch.Generator().manual_seed(int(seeds[2]))
     policies: dict[DataPolicy, HistoryPolicy] = {"current": training.policy, "previous": training.data_policy}
-    progress = tqdm(total=4, desc="measuring", file=sys.stderr, disable=config.as_json and not sys.stderr.isatty())
+    if not isinstance(dynamics, CertifiableDynamics):
+        del policies["previous"]  # surrogates speak of the policy on its own data
+    progress = tqdm(total=2 * len(policies), desc="measuring", file=sys.stderr, disable=config.as_json and not sys.stderr.isatty())
     episodes: dict[DataPolicy, Trajectories] = {}
     for (name, policy), seed in zip(policies.items(), seeds, strict=False):
         episodes[name] = run_episodes(
@@ -347,13 +354,18 @@ def check(config: CheckConfig) -> dict[str, Any]:
         progress.update()
     returns = episodes["current"].returns(training.config.discount)
     if not isinstance(dynamics, CertifiableDynamics):
-        data = EncodedTrajectories.of(episodes["current"], training.config.history_length, training.device)
-        valid = episodes["current"].valid
+        low, high = getattr(training.environment.unwrapped, "reward_range", None) or (-math.inf, math.inf)
+        found = surrogates(
+            training, episodes["current"], generator, config.confidence, low=float(low), high=float(high)
+        )
+        progress.update()
+        progress.close()
         return report | {
             "verdict": "surrogate",
-            "reason": "the one-step density of this environment is not known, so no total variation can be measured",
-            "nll": float(-model_log_density(training.model, data)[valid].mean()),
-            "true_return": {"estimate": float(returns.mean())},
+            "reason": NO_DENSITY,
+            "nll": found["nll"]["estimate"],
+            "true_return": found["return_gap"]["true_return"],
+            "surrogates": found,
             "data_policies": {},
         }
     low, high = dynamics.reward_low, dynamics.reward_high
@@ -417,7 +429,7 @@ def text(report: dict[str, Any]) -> str:
     ]
     if not report["data_policies"]:
         return "\n".join(
-            [*lines, f"verdict: {report['verdict']} ({report['reason']})", f"one-step NLL {report['nll']:.3f} nats"]
+            [*lines, f"verdict: {report['verdict']} ({report['reason']})", *surrogates_text(report["surrogates"])]
         )
     lines += [
         f"{report['episodes']} fresh episodes per policy; all intervals of a data policy hold together with "
