@@ -16,10 +16,11 @@ With a ~ pi on real histories,
 U_t(h) = E_{pi, p_theta}[r_theta(h_{t+C}, a_{t+C}) | h_t = h]. *Proof.* Write T W_t(h) = E_{pi, p_theta}[r_theta + gamma
 W_{t+1}(h')]. Since W_H = 0, sum_t gamma^t E_real[r_t + gamma W_{t+1}(h_{t+1}) - W_t(h_t)] telescopes to J - E W_0, and
 in the model sum_t gamma^t E_model[T W_t - W_t] to J_full - E W_0; subtract, and add and subtract sum_t gamma^t
-E_real[T W_t]. T W_t - W_t is gamma^C U_t where t + C < H and 0 elsewhere. QED. Real and model histories agree at t = 0, so
-with C >= H - 1 there is no remainder; it never exceeds gamma^C R/(1 - gamma) in size. The critic is not used for W: it estimates a *soft* value,
-entropy bonus included, whose residual T W - W does not vanish. The sum says where along an episode, and by which of the
-two errors, the return is mispredicted; its size can be held against the plain difference of measured returns.
+E_real[T W_t]. T W_t - W_t is gamma^C U_t where t + C < H and 0 elsewhere. QED. Real and model histories agree at t = 0,
+so with C >= H - 1 there is no remainder; it never exceeds gamma^C R/(1 - gamma) in size. The critic is not used for W:
+it estimates a *soft* value, entropy bonus included, whose residual T W - W does not vanish. The sum says where along an
+episode, and by which of the two errors, the return is mispredicted; its size can be held against the plain difference
+of measured returns.
 """
 
 from __future__ import annotations
@@ -67,9 +68,9 @@ def episode_means(values: Array, valid: NDArray[np.bool_]) -> Array:
 
 @torch.no_grad()
 def pit(model: EnsembleModel, data: EncodedTrajectories) -> Array:
-    """F_j(o'_j | h, a) = (1/E) sum_{b elite} Phi((o'_j - mu_bj)/sigma_bj), the probability integral transform. [N, H, O].
+    """F_j(o'_j | h, a) = (1/E) sum_{b elite} Phi((o'_j - mu_bj)/sigma_bj), the probability integral transform.
 
-    Uniform on [0, 1] for each coordinate when the model's marginals are the truth's.
+    Uniform on [0, 1] for each coordinate when the model's marginals are the truth's. Shape [N, H, O].
     """
     size = data.next_observations.shape[1]
     mean, std = model.target_normaliser.mean[:size], model.target_normaliser.std[:size]
@@ -244,7 +245,7 @@ def rollout_values(
     high: float = math.inf,
     terminated: Terminated = never_terminated,
 ) -> Array:
-    """sum_{i < steps} gamma^i r_theta(h_i, a_i) of one rollout in the model from each history. [N], [N] int64 -> [N]."""
+    """sum_{i < steps} gamma^i r_theta(h_i, a_i) of one rollout in the model from each history, [N]."""
     values = torch.zeros(len(steps), dtype=torch.float64)
     for part in torch.arange(len(steps)).split(ROWS_AT_A_TIME):
         longest = int(steps[part].max())
@@ -470,14 +471,15 @@ def text(found: dict[str, Any]) -> list[str]:
         return f"{value['estimate']:.3f} [{value['lower']:.3f}, {value['upper']:.3f}]"
 
     lines = [
-        f"surrogates, on {found['episodes']} fresh episodes of the policy; they certify nothing. Intervals are Student's "
-        f"over episodes, {found['confidence']:g} each, and approximate",
-        f"  one-step NLL            {span(nll)} nats; a Gaussian that ignores history and action: {nll['baseline']:.3f}",
+        f"surrogates, on {found['episodes']} fresh episodes of the policy; they certify nothing. Intervals are "
+        f"Student's over episodes, {found['confidence']:g} each, and approximate",
+        f"  one-step NLL            {span(nll)} nats; a Gaussian without history and action: {nll['baseline']:.3f}",
         "  k-step error            root mean square in standard deviations; in brackets of 'nothing changes':",
     ]
     shown = [place for place, k in enumerate(steps["k"]) if k in (1, 2, 5, 10, 20) or k == steps["k"][-1]]
     lines += [
-        f"    k = {steps['k'][place]:<4}              {span(steps['model_all'][place])} ({steps['unchanged_all'][place]:.3f})"
+        f"    k = {steps['k'][place]:<4}              {span(steps['model_all'][place])} "
+        f"({steps['unchanged_all'][place]:.3f})"
         for place in shown
     ]
     lines += [

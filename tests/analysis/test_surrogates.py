@@ -23,7 +23,6 @@ from analysis.surrogates import (
     pit,
     rollout_values,
     telescoped_gap,
-    text,
     value_steps_for,
 )
 from bounds.finite import true_return
@@ -236,8 +235,13 @@ def test_strata_reach_over_all_times_and_nothing_is_counted_after_an_end():
     assert (found.reward[:, 1:] == 0).all()
     # only time 0 happened, its real next state is an end worth 0, and the model goes on
     assert (found.dynamics[:, 2:] == 0).all()
-    expected = -DISCOUNT * DISCOUNT ** np.arange(HORIZON - 1) @ (
-        MODEL.pay * mean_observations(MODEL, mean_action(0.4, 0.5), HORIZON - 1, 0.9 + 0.2 + 0.3 * mean_action(0.4, 0.5))
+    expected = (
+        -DISCOUNT
+        * DISCOUNT ** np.arange(HORIZON - 1)
+        @ (
+            MODEL.pay
+            * mean_observations(MODEL, mean_action(0.4, 0.5), HORIZON - 1, 0.9 + 0.2 + 0.3 * mean_action(0.4, 0.5))
+        )
     )
     assert within(found.dynamics.sum(axis=1), expected)
     # a model that knows of the end is right
@@ -263,7 +267,9 @@ def test_rollout_values_pay_so_many_steps_and_no_more():
     np.testing.assert_allclose(ends_at_6, [0, 0, 5, 2 + 0.5 * 3], rtol=1e-6)
 
 
-@pytest.mark.parametrize(("discount", "horizon", "steps"), [(0.95, 100, 90), (0.99, 1000, 459), (0.5, 3, 2), (0.0, 5, 1)])
+@pytest.mark.parametrize(
+    ("discount", "horizon", "steps"), [(0.95, 100, 90), (0.99, 1000, 459), (0.5, 3, 2), (0.0, 5, 1)]
+)
 def test_values_look_as_far_as_one_percent(discount, horizon, steps):
     assert value_steps_for(discount, horizon) == steps
     assert discount**steps <= 0.01 or steps == horizon - 1
