@@ -489,7 +489,7 @@ def guaranteed(report: dict[str, Any]) -> float | None:
     """
     row = report["data_policies"]["current"]["checks"][0]
     at_least = float(promise(report)["lower"] - row["discrepancy"])
-    floor = report["reward_low"] / (1 - report["gamma"])
+    floor = report["reward_low"] * (1 - report["gamma"] ** report["horizon"]) / (1 - report["gamma"])
     return None if at_least <= floor or row["vacuous"] else at_least
 
 
