@@ -71,7 +71,8 @@ STYLE = """
 @media (prefers-color-scheme: dark) {
   :root { --good: #3ecf95; --bad: #ff7b6b; --open: #e0b93c; --measured: #ff9a52; --track: #333; }
 }
-h1 { margin: 0 0 .5rem; } header p { margin: .35rem 0; } .run { color: var(--soft); font-size: .9rem; }
+h1 { margin: 0 0 .5rem; }
+header p { margin: .35rem 0; } .run { color: var(--soft); font-size: .9rem; }
 .answer { border-left-width: 6px; padding: .7rem 1rem; font-size: 1rem; margin: 0; }
 .answer .headline { font-size: 1.35rem; font-weight: 650; line-height: 1.3; margin: 0 0 .3rem; }
 .answer.certified { border-color: var(--good); } .answer.certified .sign { color: var(--good); }
@@ -86,17 +87,22 @@ background: var(--track); border-radius: .4rem; }
 .band { position: absolute; top: 0; bottom: 0; border-radius: .4rem; opacity: .45; background: var(--accent); }
 .point { position: absolute; top: -.1rem; width: 1rem; height: 1rem; margin-left: -.5rem; border-radius: 50%;
 background: var(--accent); }
+.limit { position: absolute; top: -.25rem; bottom: -.25rem; border-left: 2px dotted var(--good); }
+.violated .limit { border-color: var(--bad); }
 .measured .band, .measured .point { background: var(--measured); } .possible .band { background: var(--soft); }
-.guaranteed .band { background: var(--good); opacity: .6; border-radius: 0 .4rem .4rem 0;
-border-left: 3px solid var(--ink); }
+.guaranteed .band { background: var(--good); opacity: .6; border-radius: 0 .4rem .4rem 0; }
 .violated .guaranteed .band { background: var(--bad); }
 .ends { display: flex; justify-content: space-between; color: var(--soft); font-size: .8rem; margin: 0 .4rem; }
 h2 { border-top: 1px solid var(--line); padding-top: 1.2rem; } h3 { font-size: 1.05rem; margin-bottom: .3rem; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr)); gap: 0 1.6rem; }
-.drawing svg { width: 100%; display: block; } .drawing { max-width: 34rem; margin: .8rem 0; }
+.drawing svg { width: 100%; display: block; } .drawing { max-width: 31rem; margin: .8rem 0; }
 .scroll { overflow-x: auto; } table { font-size: .88rem; } th { color: var(--soft); font-weight: 600; }
 td { vertical-align: top; } .settings td { font-family: ui-monospace, monospace; font-size: .82rem; }
 .settings td:first-child { white-space: nowrap; }
+@media (max-width: 30rem) {
+  body { margin-top: .8rem; line-height: 1.5; } h1 { font-size: 1.35rem; }
+  .answer { padding: .6rem .8rem; } .answer .headline { font-size: 1.2rem; }
+}
 summary { cursor: pointer; } details { margin: .6rem 0; }
 """
 
@@ -116,7 +122,7 @@ def page(found: Findings) -> str:
         check = found.check
         meaning = (
             f"Return: the rewards of an episode of {check['horizon']} steps added up, each step counting "
-            f"{check['gamma']:g} times the one before"
+            f"{check['gamma']:g} times the one before; on average over episodes"
         )
         meaning += (
             f"; a reward lies between {check['reward_low']:g} and {check['reward_high']:g}."
@@ -140,7 +146,7 @@ def page(found: Findings) -> str:
 <p class="run">{meaning} Run: <code>{html.escape(directory.path.name)}</code>, {html.escape(run_config.algorithm)} on
 <code>{html.escape(run_config.env_id)}</code>, {state}.</p></header>
 {"".join(sections)}
-<script type="application/json" id="measured">{embedded}</script>"""
+<script type="application/json" id="record">{embedded}</script>"""
     return document(f"{answer.headline}: {directory.path.name}", body, STYLE)
 
 

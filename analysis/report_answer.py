@@ -54,7 +54,7 @@ class Mark:
 
 def shown(value: float) -> str:
     """A return as the page writes it."""
-    return f"{value:.2f}" if abs(value) < 1000 else f"{value:.0f}"
+    return (f"{value:.2f}" if abs(value) < 1000 else f"{value:.0f}").replace("-", "−")
 
 
 def between(value: dict[str, float]) -> str:
@@ -98,8 +98,9 @@ def surrogate_answer(check: dict[str, Any]) -> Answer:
         "surrogate",
         "Not certifiable",
         [
-            "How far the model is from reality cannot be measured in the sense the theorems need: the probability of "
-            "the environment’s next observation is not known, or it has no randomness at all. So nothing is guaranteed.",
+            "The theorems need the distance between the model’s and reality’s next-step probabilities. Here reality’s "
+            "are not known, or it has no randomness at all. So that distance cannot be measured, and nothing is "
+            "guaranteed.",
             f"What can be said instead: a rollout in the model earns {shown(promised['estimate'])}, and "
             f"{check['episodes']} fresh real episodes earned {shown(measured['estimate'])} on average: {reading}. "
             "The intervals are approximate, and a policy that keeps training leaves them behind.",
@@ -116,8 +117,8 @@ def surrogate_answer(check: dict[str, Any]) -> Answer:
             Mark("guaranteed", "Guaranteed", "nothing"),
             Mark(
                 "measured",
-                f"Measured, {check['episodes']} real episodes",
-                f"{shown(measured['estimate'])}, {between(measured)}",
+                "Measured",
+                f"{shown(measured['estimate'])} ({shown(measured['lower'])} to {shown(measured['upper'])})",
                 measured["lower"],
                 measured["upper"],
                 measured["estimate"],
@@ -152,19 +153,22 @@ def certificate_answer(check: dict[str, Any]) -> Answer:
             f"{promise} The model’s measured errors are so large that its promise could be off by "
             f"{shown(row['discrepancy'])}, and {shown(check['trivial'])} is what even a model that knows nothing "
             "satisfies.",
-            f"{truth}, {between(measured)}. That is a measurement; the model adds no guarantee to it.",
+            f"{truth} ({between(measured)}). That is a measurement; the model adds no guarantee to it.",
         ]
     else:
-        kind, headline = "certified", f"Yes, down to {shown(at_least)}"
+        kind, headline = (
+            "certified",
+            f"Yes, for at least {shown(at_least)} of the promised {shown(promised['estimate'])}",
+        )
         sentences = [
             f"{promise} With {sure} confidence the policy’s real return is <b>at least {shown(at_least)}</b>: "
             f"certified from the model’s errors, which were measured on {check['episodes']} fresh real episodes.",
-            f"Held against reality: {truth}, {between(measured)}, as guaranteed.",
+            f"Held against reality: {truth} ({between(measured)}), which is above {shown(at_least)}, as guaranteed.",
         ]
         if check["verdict"] != "holds":
             kind, headline = "undecided", f"At least {shown(at_least)}, not yet confirmed"
             sentences[1] = (
-                f"Held against reality: {truth}, {between(measured)}; too few to say whether the measured gap is as "
+                f"Held against reality: {truth} ({between(measured)}); too few to say whether the measured gap is as "
                 "small as the theorem says."
             )
     guarantee = (
@@ -190,16 +194,16 @@ def certificate_answer(check: dict[str, Any]) -> Answer:
             guarantee,
             Mark(
                 "measured",
-                f"Measured, {check['episodes']} real episodes",
-                f"{shown(measured['estimate'])}, {between(measured)}",
+                "Measured",
+                f"{shown(measured['estimate'])} ({shown(measured['lower'])} to {shown(measured['upper'])})",
                 measured["lower"],
                 measured["upper"],
                 measured["estimate"],
             ),
             Mark(
                 "possible",
-                "Known without any model",
-                f"between {shown(lowest)} and {shown(highest)}",
+                "Possible at all",
+                f"{shown(lowest)} to {shown(highest)}",
                 lowest,
                 highest,
             ),
@@ -217,9 +221,10 @@ def number_line(answer: Answer) -> str:
     def place(value: float) -> float:
         return 100 * (min(max(value, low), high) - low) / (high - low)
 
+    limit = next((mark.low for mark in answer.marks if mark.name == "guaranteed" and mark.low is not None), None)
     rows = []
     for mark in answer.marks:
-        drawn = ""
+        drawn = "" if limit is None else f'<span class="limit" style="left:{place(limit):.2f}%"></span>'
         if mark.low is not None and mark.high is not None:
             left, right = place(mark.low), place(mark.high)
             drawn += f'<span class="band" style="left:{left:.2f}%;width:{max(right - left, 0.4):.2f}%"></span>'

@@ -33,7 +33,7 @@ PART_LABELS = {
 def chart(height: float = 3.1) -> tuple[Figure, Axes]:
     import matplotlib.pyplot as plt
 
-    return plt.subplots(figsize=(4.9, height), layout="constrained")
+    return plt.subplots(figsize=(4.4, height), layout="constrained")
 
 
 def series(rows: Rows, name: str) -> Array | None:
@@ -108,7 +108,7 @@ def policy_divergence(rows: Rows) -> Figure | None:
 
 
 def _finish_share(axes: Axes, title: str) -> None:
-    axes.set_ylim(0, 1.35)
+    axes.set_ylim(0, 1.4)
     axes.set_yticks(np.arange(6) / 5)
     axes.set_xlabel("real environment steps")
     axes.set_title(title, loc="left")
@@ -128,7 +128,8 @@ def profile_chart(rows: Rows, name: str, upper: str, title: str, *, last: int | 
     if ends:
         values, top = found[-1][1][:last], ends[-1][1][:last]
         axes.fill_between(np.arange(len(top)), values, top, color=shades[-1], alpha=0.15, lw=0)
-    axes.set_ylim(0, 1.05)
+    axes.set_ylim(0, 1.4)
+    axes.set_yticks(np.arange(6) / 5)
     axes.set_xlabel("time step $t$ of the episode")
     axes.set_title(title, loc="left")
     axes.legend(loc="upper right", fontsize=8)
@@ -152,10 +153,7 @@ def bounds_through_training(
             ls="-" if ours or "branched" in BOUND_LABELS[name] else "--",
             label="certificate, branched" if ours else BOUND_LABELS[name], marker="o" if len(steps) < 4 else None, ms=3,
         )  # fmt: skip
-    axes.axhline(trivial, color=GREY, ls=":", lw=1.5)
-    axes.annotate(
-        "above: says nothing", (steps[0], trivial), xytext=(2, 2), textcoords="offset points", fontsize=8, color=GREY
-    )
+    axes.axhline(trivial, color=GREY, ls=":", lw=2, label="from here on: says nothing", zorder=3)
     sizes = sorted((abs(gap["lower"]), abs(gap["upper"])))
     low = 0.0 if gap["lower"] < 0 < gap["upper"] else sizes[0]
     smallest = max(min(abs(gap["estimate"]), *(float(np.nanmin(values)) for values in curves.values())) / 2, 1e-3)
@@ -201,6 +199,7 @@ def k_step_error(found: dict[str, Any]) -> Figure:
     axes.plot(found["k"], middle, color=BLUE, label="model")
     axes.plot(found["k"], found["unchanged_all"], color=GREY, ls="--", label="“nothing changes”")
     axes.set_ylim(0, 1.25 * max(*high, *found["unchanged_all"], 1e-9))
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("steps ahead, $k$")
     axes.set_title("error in standard deviations", loc="left")
     axes.legend(loc="upper left", fontsize=8)

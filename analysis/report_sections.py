@@ -266,7 +266,8 @@ def origin(found: Findings) -> str:
         f"This page: {here['start_utc']}, commit {here['commit'] or 'unknown'}"
         f"{' with uncommitted changes' if here['dirty'] else ''}; "
         + (
-            f"{measured['episodes']} fresh episodes per policy, seed {measured['seed']}, confidence {measured['confidence']:g}."
+            f"{measured['episodes']} fresh episodes per policy, seed {measured['seed']}, confidence "
+            f"{measured['confidence']:g}."
             if measured
             else "nothing was measured for it."
         )
