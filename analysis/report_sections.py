@@ -157,13 +157,13 @@ def training_part(check: dict[str, Any], rows: list[dict[str, Any]], config: Con
         checks = check["data_policies"][policy]["checks"]
         final = next((row for row in checks if row["scheme"] == "branched" and not row["learned_reward"]), checks[0])
         steps = curves.pop("step")
+        label += " (learned reward)" if final["learned_reward"] else ""
         figure = report_charts.bounds_through_training(steps, curves, known, final["gap"], title, label)
         figures.append((name, figure, caption))
-    confidence = check["confidence"]
-    return f"""<p>The errors are known at every epoch, from the log: each interval there holds with its own confidence
-({confidence:.0%} unless the run says otherwise), the certificate needs two of them. The returns are not: the model
-return and the discounted true return were measured for this page only, for the last checkpoint (diamond). The reward
-error’s profile is not logged either, so these discrepancies are for the known reward.</p>
+    return f"""<p>The errors are known at every epoch, from the log. Each profile there holds with
+{config.confidence:.0%} confidence; the right-hand certificate needs two, so {2 * config.confidence - 1:.0%}. The returns
+are not: the model return and the discounted true return were measured for this page only, for the last checkpoint
+(diamond). The reward error’s profile is not logged either, so these discrepancies are for the known reward.</p>
 {drawings(figures)}"""
 
 
