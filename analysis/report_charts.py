@@ -199,7 +199,7 @@ def k_step_error(found: dict[str, Any]) -> Figure:
     axes.plot(found["k"], middle, color=BLUE, label="model")
     axes.plot(found["k"], found["unchanged_all"], color=GREY, ls="--", label="“nothing changes”")
     axes.set_ylim(0, 1.25 * max(*high, *found["unchanged_all"], 1e-9))
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params(axis="x", integer=True)
     axes.set_xlabel("steps ahead, $k$")
     axes.set_title("error in standard deviations", loc="left")
     axes.legend(loc="upper left", fontsize=8)

@@ -22,7 +22,7 @@ from m3po.run_directory import RunDirectory
 from m3po.train import Training
 
 Array = NDArray[np.float64]
-# Surrogates run the model far more often than a certificate does, so they get fewer episodes.
+# Where nothing can be certified episodes are often long, and intervals need no such precision.
 SURROGATE_EPISODES = 100
 NO_MODEL_DENSITY = "this algorithm has no model density (its metrics hold no one-step likelihood of a model)"
 
@@ -71,12 +71,12 @@ def findings(run_dir: Path, *, episodes: int | None, confidence: float, seed: in
     found = check.get("surrogates")
     if found is None:
         print("measuring calibration and k-step errors", file=sys.stderr)
-        found = surrogates_of(directory, min(episodes, SURROGATE_EPISODES), check)
+        found = surrogates_of(directory, check)
     return Findings(directory, rows, check, found, None)
 
 
-def surrogates_of(directory: RunDirectory, episodes: int, check: dict[str, Any]) -> dict[str, Any]:
-    """The surrogates of a run that is certified too, with ``check``'s seed and confidence, on episodes of their own."""
+def surrogates_of(directory: RunDirectory, check: dict[str, Any]) -> dict[str, Any]:
+    """The surrogates of a run that is certified too, on episodes of their own, as many as ``check`` had."""
     training = Training(dataclasses.replace(directory.config, device="cpu"))
     training.load_state(directory.load_checkpoint())
     seeds = np.random.SeedSequence([check["seed"], 3]).generate_state(2)
@@ -84,7 +84,7 @@ def surrogates_of(directory: RunDirectory, episodes: int, check: dict[str, Any])
     trajectories = run_episodes(
         training.config.env_id,
         training.policy,
-        episodes,
+        check["episodes"],
         seed=int(seeds[0]),
         generator=generator,
         options=training.options,

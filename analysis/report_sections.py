@@ -161,9 +161,10 @@ def training_part(check: dict[str, Any], rows: list[dict[str, Any]], config: Con
         figure = report_charts.bounds_through_training(steps, curves, known, final["gap"], title, label)
         figures.append((name, figure, caption))
     return f"""<p>The errors are known at every epoch, from the log. Each profile there holds with
-{config.confidence:.0%} confidence; the right-hand certificate needs two, so {2 * config.confidence - 1:.0%}. The returns
-are not: the model return and the discounted true return were measured for this page only, for the last checkpoint
-(diamond). The reward error’s profile is not logged either, so these discrepancies are for the known reward.</p>
+{config.confidence:.0%} confidence; the right-hand certificate needs two, so {2 * config.confidence - 1:.0%}. The
+returns are not: the model return and the discounted true return were measured for this page only, for the last
+checkpoint (diamond). The reward error’s profile is not logged either, so these discrepancies are for the known
+reward.</p>
 {drawings(figures)}"""
 
 
@@ -224,7 +225,8 @@ def calibration_and_prediction(found: dict[str, Any]) -> str:
     return f"""<h2>Calibration and prediction</h2>
 <p>These certify nothing, but show how the model errs. {found["episodes"]} fresh episodes of the policy; intervals are
 {found["confidence"]:.0%} each, Student’s over episodes and so approximate, except the calibration band, which holds for
-all coordinates at once at any number of episodes. The calibration is {verdict} (worst coordinate
+all coordinates at once at any number of episodes. k-step errors and the telescoped gap are of the first
+{found["rollout_episodes"]} of these episodes. The calibration is {verdict} (worst coordinate
 {worst["coordinate"]}: {worst["estimate"]:.3f}, at most {worst["upper"]:.3f} at the 19 levels looked at).</p>
 {drawings([
     ("calibration", report_charts.calibration(found["calibration"]),

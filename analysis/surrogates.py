@@ -26,7 +26,7 @@ of measured returns.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,8 @@ LEVELS = np.arange(1, 20) / 20
 LONGEST = 20
 # Times drawn from each episode for the telescoped gap, and what is reported together.
 STRATA, GROUPS = 40, 10
+# Many rollouts start from each episode for the k-step error and the telescoped gap: so many episodes are enough.
+ROLLOUT_EPISODES = 100
 # The remainder of the telescoped gap is below this share of the trivial gap.
 REMAINDER_SHARE = 0.01
 
@@ -366,6 +368,7 @@ def value_steps_for(discount: float, horizon: int) -> int:
 def return_gap(
     training: Training,
     data: EncodedTrajectories,
+    few: EncodedTrajectories,
     generator: torch.Generator,
     confidence: float,
     *,
@@ -373,7 +376,8 @@ def return_gap(
     low: float = -math.inf,
     high: float = math.inf,
 ) -> dict[str, Any]:
-    """True return - full-model return with the learned reward: measured as a difference, and telescoped.
+    """True return - full-model return with the learned reward: measured as a difference on the episodes of ``data``,
+    and telescoped on those of ``few``.
 
     Returns:
         true_return, model_return, direct (their difference, paired by the first observation), telescoped, reward_part,
@@ -402,7 +406,7 @@ def return_gap(
     gap = telescoped_gap(
         model,
         policy,
-        data,
+        few,
         generator,
         discount=discount,
         value_steps=steps,
@@ -436,6 +440,11 @@ def return_gap(
     }
 
 
+def first(trajectories: Trajectories, episodes: int) -> Trajectories:
+    """The first of the episodes, all when there are not more."""
+    return Trajectories(**{each.name: getattr(trajectories, each.name)[:episodes] for each in fields(Trajectories)})
+
+
 def surrogates(
     training: Training,
     trajectories: Trajectories,
@@ -449,22 +458,26 @@ def surrogates(
 
     Args:
         training: with the checkpoint loaded.
-        trajectories: episodes of ``training.policy``, which never entered the training.
+        trajectories: episodes of ``training.policy``, which never entered the training; k-step errors and the
+            telescoped gap use the first 100.
         generator: of all rollouts in the model.
         confidence: of the calibration band, and of each of the other intervals on its own.
         low, high: the reward range, where it is known: predicted rewards are clipped to it.
     """
-    data = EncodedTrajectories.of(trajectories, training.config.history_length, training.device)
+    length, device = training.config.history_length, training.device
+    data = EncodedTrajectories.of(trajectories, length, device)
+    few = EncodedTrajectories.of(first(trajectories, ROLLOUT_EPISODES), length, device)
     bands = calibration(pit(training.model, data), trajectories.valid, confidence)
     distance = bands["distance"]
     worst = int(np.argmax(distance["estimate"]))
     return {
         "episodes": len(trajectories.rewards),
+        "rollout_episodes": len(few.trajectories.rewards),
         "confidence": confidence,
         "nll": log_densities(training.model, data, confidence),
-        "k_step": k_step(training.model, data, generator, confidence),
+        "k_step": k_step(training.model, few, generator, confidence),
         "calibration": bands | {"worst": {"coordinate": worst} | {end: distance[end][worst] for end in distance}},
-        "return_gap": return_gap(training, data, generator, confidence, low=low, high=high),
+        "return_gap": return_gap(training, data, few, generator, confidence, low=low, high=high),
     }
 
 
@@ -477,7 +490,8 @@ def text(found: dict[str, Any]) -> list[str]:
 
     lines = [
         f"surrogates, on {found['episodes']} fresh episodes of the policy; they certify nothing. Intervals are "
-        f"Student's over episodes, {found['confidence']:g} each, and approximate",
+        f"Student's over episodes, {found['confidence']:g} each, and approximate; k-step errors and the telescoped gap "
+        f"are of the first {found['rollout_episodes']}",
         f"  one-step NLL            {span(nll)} nats; a Gaussian without history and action: {nll['baseline']:.3f}",
         "  k-step error            root mean square in standard deviations; in brackets of 'nothing changes':",
     ]

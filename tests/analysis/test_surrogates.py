@@ -25,7 +25,7 @@ from analysis.surrogates import (
     telescoped_gap,
     value_steps_for,
 )
-from bounds.finite import true_return
+from bounds.finite import FiniteProcess, true_return
 from bounds.finite.random_instances import random_mdp
 from m3po.context_encoder import ContextEncoder
 from m3po.evaluate import Trajectories
@@ -70,10 +70,11 @@ def test_the_telescoped_sum_is_the_gap_and_what_it_leaves_out_is_the_remainder(s
     rng = np.random.default_rng(seed)
     instance = random_mdp(rng, horizon=7, states=4, actions=3)
     process, model, policy = instance.process, np.asarray(instance.model), np.asarray(instance.policy)
+    assert isinstance(process, FiniteProcess)
     low, high = process.reward_low, process.reward_high
     model_reward = rng.uniform(low, high, process.reward.shape)
     gap = true_return(process, policy, discount) - true_return(
-        type(process)(process.initial, model, model_reward, low, high), policy, discount
+        FiniteProcess(process.initial, model, model_reward, low, high), policy, discount
     )
     values = model_values(process, model, model_reward, policy, discount, steps)
     real, imagined = state_laws(process, process.transition, policy), state_laws(process, model, policy)
@@ -141,7 +142,9 @@ def episodes_of(truth: LinearModel, policy: HistoryPolicy, episodes: int, horizo
         action, raw = policy.act(Windows.initial(observation, 1, 1), generator)
         rewards.append(truth.expected_reward(observation, action, -math.inf, math.inf))
         observation, _ = truth.sample(observation, observation, action, generator)
-        observations.append(observation), actions.append(action), raws.append(raw)
+        observations.append(observation)
+        actions.append(action)
+        raws.append(raw)
     return Trajectories(
         torch.stack(observations, dim=1).double().numpy(), torch.stack(actions, dim=1).numpy(),
         torch.stack(raws, dim=1).numpy(), torch.stack(rewards, dim=1).double().numpy(),
@@ -235,14 +238,9 @@ def test_strata_reach_over_all_times_and_nothing_is_counted_after_an_end():
     assert (found.reward[:, 1:] == 0).all()
     # only time 0 happened, its real next state is an end worth 0, and the model goes on
     assert (found.dynamics[:, 2:] == 0).all()
-    expected = (
-        -DISCOUNT
-        * DISCOUNT ** np.arange(HORIZON - 1)
-        @ (
-            MODEL.pay
-            * mean_observations(MODEL, mean_action(0.4, 0.2), HORIZON - 1, 0.9 + 0.2 + 0.3 * mean_action(0.4, 0.5))
-        )
-    )
+    action = mean_action(0.4, 0.2)
+    paid = MODEL.pay * mean_observations(MODEL, action, HORIZON - 1, 0.9 + 0.2 + 0.3 * action)
+    expected = -DISCOUNT * float(DISCOUNT ** np.arange(HORIZON - 1) @ paid)
     assert within(found.dynamics.sum(axis=1), expected)
     # a model that knows of the end is right
     ended = telescoped_gap(
