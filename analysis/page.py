@@ -70,7 +70,6 @@ def drawing(figure: Figure, name: str, caption: str) -> str:
     plt.close(figure)
     image = buffer.getvalue()
     image = image[image.index("<svg") :]
-    image = re.sub(r"<metadata>.*?</metadata>", "", image, flags=re.DOTALL)
     image = re.sub(r' xmlns(:\w+)?="[^"]*"', "", image)
     # Each drawing's glyphs and markers are its own: identifiers are shared by the whole page.
     image = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{name}-", image)
