@@ -18,6 +18,8 @@ from tqdm import tqdm
 
 import bounds
 from analysis.certify import summed_errors
+from analysis.surrogates import surrogates
+from analysis.surrogates import text as surrogates_text
 from bounds.confidence import Interval, betting
 from m3po.command_line import run
 from m3po.envs.protocol import CertifiableDynamics, FilteredDynamics
@@ -39,6 +41,7 @@ from m3po.run_directory import RunDirectory
 from m3po.train import Training
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Verdict = Literal["holds", "violated", "surrogate"]
@@ -47,6 +50,9 @@ SCHEMES = ("branched", "branched-exact", "full")
 # What a confidence level is shared between: the true return, three error profiles, the weighted sums of errors for
 # branched and full rollouts, and the model return of every scheme with the learned and with the known reward.
 STATEMENTS = 6 + 2 * len(SCHEMES)
+NO_DENSITY = (
+    "the one-step density of this environment is not known, or a point mass, so no total variation can be measured"
+)
 # A discrepancy beyond this share of what any model satisfies guarantees nothing worth the name.
 VACUOUS_SHARE = 0.99
 
@@ -250,6 +256,16 @@ def trivial_gap(dynamics: CertifiableDynamics, discount: float, horizon: int, *,
     return reward_range * (discount**first - discount**horizon) / (1 - discount)
 
 
+def stated_with_range(name: str) -> bool:
+    """Whether a bound of the catalogue is the project's own: stated with the reward range R, and two-sided."""
+    return name.startswith(("linear", "optimal"))
+
+
+def reward_max_of(name: str, low: float, high: float) -> float:
+    """What a bound of the catalogue takes as r_max for rewards in [low, high]; R/2 where it is stated with R."""
+    return (high - low) / 2 if stated_with_range(name) else max(abs(low), abs(high))
+
+
 def checks_of(
     training: Training, measured: Measured, true_return: Interval, on_policy: bool, branched: int
 ) -> list[Check]:
@@ -289,18 +305,16 @@ def checks_of(
     for bound in bounds.ALL_BOUNDS:
         if bound.name == "mbpo-4.3" and not on_policy:
             continue  # its model error is the one under the current policy
-        # The project's own bounds are stated with R; with R = 2 r_max they take r_max = R/2.
-        ours = bound.name.startswith(("linear", "optimal"))
         value = float(
             bound.evaluate(
                 discount=config.discount,
                 model_error=model_error,
                 policy_divergence=divergence,
                 rollout_length=branched,
-                reward_max=(high - low) / 2 if ours else max(abs(low), abs(high)),
+                reward_max=reward_max_of(bound.name, low, high),
             )
         )
-        add(bound.name, bound.scheme, False, value, ours, why)
+        add(bound.name, bound.scheme, False, value, stated_with_range(bound.name), why)
     return rows
 
 
@@ -333,7 +347,11 @@ def check(config: CheckConfig) -> dict[str, Any]:
     seeds = np.random.SeedSequence([config.seed, 2]).generate_state(3)
     generator = torch.Generator().manual_seed(int(seeds[2]))
     policies: dict[DataPolicy, HistoryPolicy] = {"current": training.policy, "previous": training.data_policy}
-    progress = tqdm(total=4, desc="measuring", file=sys.stderr, disable=config.as_json and not sys.stderr.isatty())
+    if not isinstance(dynamics, CertifiableDynamics):
+        del policies["previous"]  # surrogates speak of the policy on its own data
+    progress = tqdm(
+        total=2 * len(policies), desc="measuring", file=sys.stderr, disable=config.as_json and not sys.stderr.isatty()
+    )
     episodes: dict[DataPolicy, Trajectories] = {}
     for (name, policy), seed in zip(policies.items(), seeds, strict=False):
         episodes[name] = run_episodes(
@@ -347,13 +365,18 @@ def check(config: CheckConfig) -> dict[str, Any]:
         progress.update()
     returns = episodes["current"].returns(training.config.discount)
     if not isinstance(dynamics, CertifiableDynamics):
-        data = EncodedTrajectories.of(episodes["current"], training.config.history_length, training.device)
-        valid = episodes["current"].valid
+        low, high = getattr(training.environment.unwrapped, "reward_range", None) or (-math.inf, math.inf)
+        found = surrogates(
+            training, episodes["current"], generator, config.confidence, low=float(low), high=float(high)
+        )
+        progress.update()
+        progress.close()
         return report | {
             "verdict": "surrogate",
-            "reason": "the one-step density of this environment is not known, so no total variation can be measured",
-            "nll": float(-model_log_density(training.model, data)[valid].mean()),
-            "true_return": {"estimate": float(returns.mean())},
+            "reason": NO_DENSITY,
+            "nll": found["nll"]["estimate"],
+            "true_return": found["return_gap"]["true_return"],
+            "surrogates": found,
             "data_policies": {},
         }
     low, high = dynamics.reward_low, dynamics.reward_high
@@ -417,7 +440,7 @@ def text(report: dict[str, Any]) -> str:
     ]
     if not report["data_policies"]:
         return "\n".join(
-            [*lines, f"verdict: {report['verdict']} ({report['reason']})", f"one-step NLL {report['nll']:.3f} nats"]
+            [*lines, f"verdict: {report['verdict']} ({report['reason']})", *surrogates_text(report["surrogates"])]
         )
     lines += [
         f"{report['episodes']} fresh episodes per policy; all intervals of a data policy hold together with "
@@ -453,20 +476,34 @@ def text(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def promise(report: dict[str, Any]) -> dict[str, float]:
+    """The model's return that the verdict is about: branched, with the learned reward, from the policy's own data."""
+    found: dict[str, float] = report["data_policies"]["current"]["model_returns"]["branched (learned reward)"]
+    return found
+
+
+def guaranteed(report: dict[str, Any]) -> float | None:
+    """What the true return is at least, with the report's confidence: lower end of the promise - certificate.
+
+    None where that says nothing: the certificate is vacuous, or any policy's return is at least that.
+    """
+    row = report["data_policies"]["current"]["checks"][0]
+    at_least = float(promise(report)["lower"] - row["discrepancy"])
+    floor = report["reward_low"] * (1 - report["gamma"] ** report["horizon"]) / (1 - report["gamma"])
+    return None if at_least <= floor or row["vacuous"] else at_least
+
+
 def conclusion(report: dict[str, Any]) -> str:
     """The answer in a sentence or two."""
-    part = report["data_policies"]["current"]
-    row = part["checks"][0]
-    promised = part["model_returns"]["branched (learned reward)"]
-    guaranteed = promised["lower"] - row["discrepancy"]
+    row = report["data_policies"]["current"]["checks"][0]
+    promised, at_least = promise(report), guaranteed(report)
     share = row["discrepancy"] / report["trivial"]
-    floor = report["reward_low"] / (1 - report["gamma"])
-    opening = (
-        f"The model promises {promised['estimate']:.2f}; with confidence {report['confidence']} the real return is at "
-        f"least {guaranteed:.2f} (certificate {row['discrepancy']:.2f}, {share:.0%} of the trivial discrepancy)"
-    )
-    if guaranteed <= floor or row["vacuous"]:
-        opening = "At these errors nothing is guaranteed about the real return"
+    opening = "At these errors nothing is guaranteed about the real return"
+    if at_least is not None:
+        opening = (
+            f"The model promises {promised['estimate']:.2f}; with confidence {report['confidence']} the real return is "
+            f"at least {at_least:.2f} (certificate {row['discrepancy']:.2f}, {share:.0%} of the trivial discrepancy)"
+        )
     return f"{opening}; measured: {span(report['true_return'])}. Verdict: {report['verdict']}."
 
 
@@ -475,40 +512,49 @@ def draw(report: dict[str, Any]) -> Figure:
     import matplotlib.pyplot as plt
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 4.2), width_ratios=[1.35, 1], layout="constrained")
-    part = report["data_policies"]["current"]
-    rows = part["checks"][::-1]
+    draw_gaps(left, report, "current")
+    left.set_title("fresh data of the policy itself: " + report["verdict"], loc="left")
+    draw_profiles(right, report)
+    right.set_title("measured error profiles", loc="left")
+    return figure
+
+
+def draw_gaps(axes: Axes, report: dict[str, Any], policy: DataPolicy) -> None:
+    """The measured |gap| inside every discrepancy, from one data policy's episodes."""
+    rows = report["data_policies"][policy]["checks"][::-1]
     colours = {"holds": "#0072b2", "violated": "#d55e00", "surrogate": "#8a8a8a"}
     for place, row in enumerate(rows):
         colour = colours["surrogate"] if row["vacuous"] else colours[row["verdict"]]
-        left.barh(place, row["discrepancy"], color=colour, alpha=0.35, height=0.62)
+        axes.barh(place, row["discrepancy"], color=colour, alpha=0.35, height=0.62)
         ends_of_gap = sorted((abs(row["gap"]["lower"]), abs(row["gap"]["upper"])))
         straddles = row["gap"]["lower"] < 0 < row["gap"]["upper"]
-        left.plot([1e-9 if straddles else ends_of_gap[0], ends_of_gap[1]], [place, place], color="#262626", lw=3)
-        left.plot(abs(row["gap"]["estimate"]), place, "o", color="#262626", ms=4)
-    left.axvline(report["trivial"], color="#8a8a8a", ls="--", lw=1.2)
-    left.text(report["trivial"], len(rows) - 0.35, "trivial", ha="center", va="bottom", color="#5a5a5a", fontsize=8)
-    left.set_yticks(range(len(rows)), [f"{row['name']}, {row['scheme']}" for row in rows])
-    left.set_xscale("log")
+        axes.plot([1e-9 if straddles else ends_of_gap[0], ends_of_gap[1]], [place, place], color="#262626", lw=3)
+        axes.plot(abs(row["gap"]["estimate"]), place, "o", color="#262626", ms=4)
+    axes.axvline(report["trivial"], color="#8a8a8a", ls="--", lw=1.2)
+    axes.text(report["trivial"], len(rows) - 0.35, "trivial", ha="center", va="bottom", color="#5a5a5a", fontsize=8)
+    axes.set_yticks(range(len(rows)), [f"{row['name']}, {row['scheme']}" for row in rows])
+    axes.set_xscale("log")
     smallest = min(max(abs(row["gap"]["estimate"]), 1e-3) for row in rows)
-    left.set_xlim(smallest / 3, 2 * max(report["trivial"], *(row["discrepancy"] for row in rows)))
-    left.set_xlabel("units of return: bar = discrepancy (grey: vacuous), dot and line = measured |gap|")
-    left.set_title("fresh data of the policy itself: " + report["verdict"], loc="left")
+    axes.set_xlim(smallest / 3, 2 * max(report["trivial"], *(row["discrepancy"] for row in rows)))
+    axes.set_xlabel("units of return: bar = discrepancy (grey: vacuous), dot and line = measured |gap|")
+
+
+def draw_profiles(axes: Axes, report: dict[str, Any]) -> None:
+    """Model error and policy divergence over the time steps of an episode, both data policies."""
     for name, colour, label in (
         ("current", "#0072b2", "policy's own data"),
         ("previous", "#e69f00", "previous policy's data"),
     ):
         profiles = report["data_policies"][name]["profiles"]
-        right.plot(profiles["model_error"]["estimate"][:-1], color=colour, lw=1.4, label=f"model error, {label}")
+        axes.plot(profiles["model_error"]["estimate"][:-1], color=colour, lw=1.4, label=f"model error, {label}")
         if name == "previous":
-            right.plot(
+            axes.plot(
                 profiles["policy_divergence"]["estimate"], color=colour, lw=1.4, ls=":", label="policy divergence"
             )
-    right.set_ylim(0, 1)
-    right.set_xlabel("time step $t$ of the episode")
-    right.set_ylabel("mean total variation")
-    right.set_title("measured error profiles", loc="left")
-    right.legend(loc="upper right")
-    return figure
+    axes.set_ylim(0, 1)
+    axes.set_xlabel("time step $t$ of the episode")
+    axes.set_ylabel("mean total variation")
+    axes.legend(loc="upper right")
 
 
 def write_figure(report: dict[str, Any], path: Path) -> None:

@@ -6,7 +6,6 @@ to be kept.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import html
 import io
@@ -21,6 +20,7 @@ import torch
 
 from analysis import check_guarantee, compare_bounds, learning_curves
 from analysis.figure_style import figure_style
+from analysis.page import document, picture
 from m3po import train
 from m3po.command_line import run
 from m3po.config import Config
@@ -37,32 +37,6 @@ class DemoConfig:
     """Real environment steps of the training."""
     seed: int = 0
     """Seed of the training."""
-
-
-STYLE = """
-:root { color-scheme: light dark; --ink: #222; --soft: #666; --line: #ddd; --card: #fafafa; --accent: #0072b2; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #eee; --soft: #aaa; --line: #444; --card: #222; --accent: #6cb8e6; }
-  body { background: #181818; } img { background: #fff; border-radius: 4px; }
-}
-body { font: 16px/1.55 system-ui, sans-serif; color: var(--ink); max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.7rem; line-height: 1.25; } h2 { margin-top: 2.6rem; font-size: 1.25rem; }
-.answer { border-left: 4px solid var(--accent); background: var(--card); padding: .8rem 1.1rem; font-size: 1.1rem; }
-img { max-width: 100%; height: auto; } p.note, figcaption { color: var(--soft); font-size: .9rem; }
-figure { margin: 1rem 0; } pre { overflow-x: auto; background: var(--card); border: 1px solid var(--line);
-padding: .8rem; font-size: .78rem; line-height: 1.4; }
-table { border-collapse: collapse; } td, th { padding: .25rem .9rem .25rem 0; text-align: left; }
-td.number { text-align: right; font-variant-numeric: tabular-nums; } code { font-size: .9em; }
-"""
-
-
-def picture(path: Path, caption: str) -> str:
-    """A PNG inside the page."""
-    data = base64.b64encode(path.read_bytes()).decode()
-    return (
-        f'<figure><img alt="{html.escape(caption)}" src="data:image/png;base64,{data}">'
-        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
-    )
 
 
 def returns_table(record: dict[str, Any]) -> str:
@@ -84,10 +58,7 @@ def page(
     first, final = (record["eps_m_mean"][when][0] for when in ("first", "final"))
     commit = provenance["commit"] or "unknown"
     run_dir = html.escape(str(out / "run"))
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>M3PO: how far can I trust the return my learned model promises?</title><style>{STYLE}</style></head><body>
-<h1>How far can I trust the return my learned model promises?</h1>
+    body = f"""<h1>How far can I trust the return my learned model promises?</h1>
 <p class="answer">{html.escape(answer)}</p>
 <p>M3PO was trained here for {record["steps"]} real steps on <code>{html.escape(record["env_id"])}</code>: a point robot
 whose push is reversed at random moments, without telling. Everything below was computed by this run.</p>
@@ -118,9 +89,8 @@ from data.</p>
 <h2>Provenance</h2>
 <p class="note">Commit {html.escape(commit)}{" (with uncommitted changes)" if provenance["dirty"] else ""}, started
 {html.escape(provenance["start_utc"])}, seed {record["seeds"][0]}; run directory
-<code>{run_dir}</code> (TensorBoard: <code>tensorboard --logdir {run_dir}</code>).</p>
-</body></html>
-"""
+<code>{run_dir}</code> (TensorBoard: <code>tensorboard --logdir {run_dir}</code>).</p>"""
+    return document("M3PO: how far can I trust the return my learned model promises?", body)
 
 
 def trained(config: DemoConfig) -> RunDirectory:

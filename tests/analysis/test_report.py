@@ -1,0 +1,371 @@
+"""The report page: its answer and numbers are check_guarantee's, it loads nothing, and ticks only what is certain."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import html
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import bounds
+from analysis import check_guarantee, report
+from analysis.check_guarantee import CheckConfig, check
+from analysis.report_answer import answer_of, certificate_answer, number_line, shown
+from analysis.report_findings import Findings, decomposition, findings, through_training
+from m3po.run_directory import RunDirectory
+from m3po.train import train
+from tests.analysis.conftest import tiny_config
+
+EPISODES = 40
+TICK = "✓"
+
+
+@pytest.fixture(scope="module")
+def found(tiny_run: Path) -> Findings:
+    return findings(tiny_run, episodes=EPISODES, confidence=0.9, seed=3)
+
+
+@pytest.fixture(scope="module")
+def page(found: Findings) -> str:
+    return report.page(found)
+
+
+@pytest.fixture(scope="module")
+def surrogate_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rewards inside the observation: no known density of the next observation."""
+    path = tmp_path_factory.mktemp("runs") / "surrogate"
+    config = dataclasses.replace(
+        tiny_config(path), env_options='{"observe_reward": true}', initial_random_steps=200, total_steps=400
+    )
+    train(config)
+    return path
+
+
+def text_of(page: str, identifier: str) -> str:
+    match = re.search(rf'id="{identifier}">(.*?)<', page)
+    assert match is not None
+    return html.unescape(match[1])
+
+
+def first_screen(page: str) -> str:
+    return page[page.index("<header>") : page.index("</header>")]
+
+
+def record_in(page: str) -> dict[str, Any]:
+    match = re.search(r'<script type="application/json" id="record">(.*?)</script>', page, re.DOTALL)
+    assert match is not None
+    return dict(json.loads(match[1].replace("<\\/", "</")))
+
+
+def assert_self_contained(page: str) -> None:
+    assert "http" not in page
+    assert not re.search(r'(?:src|href)="(?!#|data:)', page)
+    assert not re.search(r"url\((?!#)", page)
+    assert "@import" not in page
+    assert page.count("<script") == 1  # the measurements; nothing runs
+    identifiers = re.findall(r'\bid="([^"]+)"', page)
+    assert len(identifiers) == len(set(identifiers))
+    for target in set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', page)):
+        assert (target[0] or target[1]) in identifiers
+
+
+def test_the_page_loads_nothing_and_its_drawings_are_complete(page: str):
+    assert_self_contained(page)
+    for name in ("learning", "model-error", "gaps", "training-own", "training-moved", "decomposition", "calibration"):
+        assert f"#{name}-" in page
+    assert page.count("<svg") == page.count("</svg>") == 12
+    assert "currentColor" in page
+    assert "#262626" not in page
+
+
+def test_the_verdict_and_the_numbers_are_those_of_check_guarantee(tiny_run: Path, page: str):
+    expected = check(CheckConfig(run_dir=tiny_run, episodes=EPISODES, confidence=0.9, seed=3))
+    assert record_in(page)["check"] == json.loads(json.dumps(expected))
+    promised, measured = check_guarantee.promise(expected), expected["true_return"]
+    at_least = check_guarantee.guaranteed(expected)
+    assert text_of(page, "promised") == f"{promised['estimate']:.2f}"
+    assert text_of(page, "measured") == (
+        f"{measured['estimate']:.2f} ({measured['lower']:.2f} to {measured['upper']:.2f})".replace("-", "−")
+    )
+    assert expected["verdict"] == "holds"
+    row = expected["data_policies"]["current"]["checks"][0]
+    if at_least is None:
+        assert text_of(page, "guaranteed") == "nothing"
+        assert TICK not in page
+    else:
+        assert at_least == pytest.approx(promised["lower"] - row["discrepancy"])
+        assert text_of(page, "guaranteed") == f"at least {at_least:.2f}".replace("-", "−")
+        assert TICK in first_screen(page)
+    for name in ("current", "previous"):
+        for each in expected["data_policies"][name]["checks"]:
+            assert f"<td>{each['name']}</td>" in page
+            assert f'<td class="number">{each["discrepancy"]:.3f}</td>' in page
+            assert check_guarantee.span(each["gap"]) in page
+
+
+def synthetic(verdict: str, discrepancy: float, *, vacuous: bool = False, measured: float = 9.0) -> dict[str, Any]:
+    row = {"name": "certificate", "discrepancy": discrepancy, "vacuous": vacuous, "verdict": verdict}
+    part = {
+        "checks": [row],
+        "model_returns": {"branched (learned reward)": {"estimate": 10.0, "lower": 9.5, "upper": 10.5}},
+    }
+    return {
+        "verdict": verdict, "data_policies": {"current": part}, "gamma": 0.95, "horizon": 100, "reward_low": -0.1,
+        "reward_high": 1.0, "trivial": 21.87, "confidence": 0.95, "episodes": 50,
+        "true_return": {"estimate": measured, "lower": measured - 0.5, "upper": measured + 0.5},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("check_report", "kind", "headline"),
+    [
+        (synthetic("holds", 4.0), "certified", "Yes, for at least 5.50 of the promised 10.00"),
+        (synthetic("surrogate", 4.0), "undecided", "At least 5.50, not yet confirmed"),
+        (synthetic("violated", 4.0, measured=3.0), "violated", "No: the guarantee is violated"),
+        (synthetic("holds", 21.8, vacuous=True), "nothing", "No: nothing is guaranteed"),
+        (synthetic("holds", 11.6), "nothing", "No: nothing is guaranteed"),  # 9.5 - 11.6 < -0.1 (1 - .95^100)/.05
+        (synthetic("violated", 21.8, vacuous=True), "violated", "No: the guarantee is violated"),
+    ],
+)
+def test_every_kind_of_answer(check_report, kind, headline):
+    answer = certificate_answer(check_report)
+    assert (answer.kind, answer.headline) == (kind, headline)
+    line = number_line(answer)
+    assert f'class="line {kind}"' in line
+    assert ("at least 5.50" in line) == (check_report["data_policies"]["current"]["checks"][0]["discrepancy"] == 4.0)
+    assert (">nothing<" in line) == ("at least 5.50" not in line)
+
+
+def test_the_marks_stand_where_their_numbers_are():
+    line = number_line(certificate_answer(synthetic("holds", 4.0)))
+    low, high = (reward * (1 - 0.95**100) / 0.05 for reward in (-0.1, 1.0))
+
+    def place(value: float) -> str:
+        return f"left:{100 * (value - low) / (high - low):.2f}%"
+
+    promised, guaranteed, measured, possible = line.split('<div class="mark ')[1:]
+    assert f'class="point" style="{place(10.0)}"' in promised
+    assert f'class="band" style="{place(9.5)}' in promised
+    assert f'class="band" style="{place(5.5)}' in guaranteed
+    assert f'class="point" style="{place(9.0)}"' in measured
+    assert 'class="band" style="left:0.00%;width:100.00%"' in possible
+    assert line.count(f'class="limit" style="{place(5.5)}"') == 4
+
+
+def test_a_planted_broken_model_return_flips_the_answer_to_violated(
+    tiny_run: Path, tmp_path: Path, monkeypatch, capsys
+):
+    honest = check_guarantee.model_return_samples
+
+    def boasting(*arguments, dynamics, **keywords):
+        returns = honest(*arguments, dynamics=dynamics, **keywords)
+        best = dynamics.reward_high * (1 - 0.95**100) / 0.05
+        return type(returns)(np.full_like(returns.learned_reward, best), np.full_like(returns.learned_reward, best))
+
+    monkeypatch.setattr(check_guarantee, "model_return_samples", boasting)
+    monkeypatch.setattr(check_guarantee, "model_error_samples", lambda p, q, valid: np.zeros(valid.shape))
+    monkeypatch.setattr(
+        check_guarantee,
+        "reward_error_samples",
+        lambda model, data, low, high: np.zeros(data.trajectories.rewards.shape),
+    )
+    monkeypatch.setattr("analysis.report_findings.surrogates_of", lambda *arguments: None)
+    out = tmp_path / "page.html"
+    with pytest.raises(SystemExit) as stop:
+        report.cli([str(tiny_run), "--out", str(out), "--episodes", "120"])
+    assert stop.value.code == 1
+    assert capsys.readouterr().out.startswith("No: the guarantee is violated. The model promises")
+    page = out.read_text()
+    assert text_of(page, "headline") == "No: the guarantee is violated"
+    assert record_in(page)["check"]["verdict"] == "violated"
+    assert TICK not in page
+    assert_self_contained(page)
+
+
+def test_a_run_that_cannot_be_certified_gets_surrogates_and_no_tick(surrogate_run: Path, tmp_path: Path, capsys):
+    out = tmp_path / "page.html"
+    with pytest.raises(SystemExit) as stop:
+        report.cli([str(surrogate_run), "--out", str(out), "--episodes", "20"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out.startswith("Not certifiable. ")
+    page = out.read_text()
+    assert_self_contained(page)
+    assert TICK not in page
+    assert not re.search(r'class="(?:answer|line) certified"', page)
+    assert text_of(page, "headline") == "Not certifiable"
+    assert text_of(page, "guaranteed") == "nothing"
+    found = record_in(page)["check"]
+    assert found["verdict"] == "surrogate"
+    gap = found["surrogates"]["return_gap"]
+    assert text_of(page, "promised") == shown(gap["model_return"]["estimate"])
+    assert text_of(page, "measured").startswith(shown(gap["true_return"]["estimate"]) + " (")
+    for name in ("telescoped", "direct", "reward_part", "dynamics_part"):
+        assert check_guarantee.span(gap[name]) in page
+    assert "Every bound" not in page
+    # and the command that the page quotes says the same in text
+    lines = check_guarantee.text(found)
+    assert "verdict: surrogate" in lines
+    assert "they certify nothing" in lines
+    assert f"{gap['telescoped']['estimate']:.3f}" in lines
+    assert "holds" not in lines
+
+
+def stripped(source: Path, target: Path, keep: set[str]) -> Path:
+    """A copy of the run whose metrics hold only these names and which has no checkpoint."""
+    shutil.copytree(source, target)
+    rows = [{name: row[name] for name in row if name in keep} for row in RunDirectory.read(source).metrics()]
+    (target / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for file in target.glob("checkpoint*.pt"):
+        file.unlink()
+    return target
+
+
+@pytest.mark.parametrize("extra", [set(), {"eps_pi_mean", "policy_divergence_profile"}, {"reward_error"}])
+def test_a_run_without_a_model_density_is_shown_for_what_it_is(tiny_run: Path, tmp_path: Path, extra, capsys):
+    run = stripped(tiny_run, tmp_path / "other", {"step", "return", *extra})
+    with pytest.raises(SystemExit) as stop:
+        report.cli([str(run)])
+    assert stop.value.code == 0
+    assert "no model density" in capsys.readouterr().out
+    page = (run / "report.html").read_text()
+    assert_self_contained(page)
+    assert text_of(page, "headline") == "Not certifiable"
+    assert TICK not in page
+    last = RunDirectory.read(run).metrics()[-1]["return"]
+    assert f"earned {shown(last)} per episode" in first_screen(page)
+    assert "#learning-" in page
+    assert ("#divergence-" in page) == ("eps_pi_mean" in extra)
+
+
+def test_an_unfinished_run_says_so(tiny_run: Path, tmp_path: Path):
+    run = stripped(tiny_run, tmp_path / "half", {"step", "return", "nll"})
+    (run / "COMPLETE").unlink()
+    rows = RunDirectory.read(run).metrics()
+    (run / "metrics.jsonl").write_text(json.dumps(rows[0]) + "\n")
+    page = report.page(findings(run, episodes=None, confidence=0.95, seed=0))
+    assert f"<b>unfinished</b>: {rows[0]['step']} of 600 real steps" in first_screen(page)
+    assert "no checkpoint" in first_screen(page)
+    (run / "metrics.jsonl").unlink()
+    answer = answer_of(findings(run, episodes=None, confidence=0.95, seed=0))
+    assert (answer.kind, answer.headline) == ("unmeasured", "Not measured yet")
+    assert TICK not in report.page(findings(run, episodes=None, confidence=0.95, seed=0))
+
+
+def test_the_parts_of_the_certificate_add_up_and_come_from_the_smaller_of_its_two_bounds(found: Findings):
+    assert found.check is not None
+    for policy in ("current", "previous"):
+        part = found.check["data_policies"][policy]
+        value = part["checks"][0]["discrepancy"]
+        parts = decomposition(found.check, policy)
+        assert sum(parts.values()) == pytest.approx(value, rel=1e-12)
+        assert min(parts.values()) >= 0
+        assert (parts["policy"] == 0) == (policy == "current")
+    error = np.array(found.check["data_policies"]["current"]["profiles"]["model_error"]["estimate"])
+    reward = np.array(found.check["data_policies"]["current"]["profiles"]["reward_error"]["estimate"])
+    weights = 0.95 ** np.arange(100)
+    parts = decomposition(found.check, "current")
+    # k = 1 and no divergence: R sum_t gamma^t m_{t-1}, and no cap is reached either way
+    assert parts["model"] == pytest.approx(1.1 * weights[1:] @ error[:-1], rel=1e-9)
+    assert parts["reward"] == pytest.approx(weights @ reward, rel=1e-9)
+    # where the profiles' bound is the smaller one, the caps count
+    other = copy.deepcopy(found.check)
+    previous = other["data_policies"]["previous"]
+    previous["summed_errors"]["branched"] = 1e9
+    profiles = {name: np.array(values["estimate"]) for name, values in previous["profiles"].items()}
+    expected = bounds.certificate(
+        profiles["model_error"], profiles["policy_divergence"], discount=0.95, reward_range=1.1, rollout_length=1,
+        reward_error_profile=profiles["reward_error"], tail="absorbing",
+    )  # fmt: skip
+    parts = decomposition(other, "previous")
+    assert parts["policy"] == pytest.approx(expected.policy_part)
+    assert parts["model"] == pytest.approx(expected.model_part)
+
+
+def test_bounds_through_training_are_the_catalogue_at_the_logged_errors(found: Findings):
+    assert found.check is not None
+    config = found.directory.config
+    own = through_training(found.rows, found.check, config, moved=False)
+    moved = through_training(found.rows, found.check, config, moved=True)
+    assert own["step"].tolist() == [row["step"] for row in found.rows]
+    assert set(own) == {"step", "certificate", *(bound.name for bound in bounds.ALL_BOUNDS)}
+    assert set(own) - set(moved) == {"mbpo-4.3"}
+    row = found.rows[-1]
+    upper = np.array(row["eps_m_profile_upper"])
+    assert own["certificate"][-1] == pytest.approx(1.1 * 0.95 ** np.arange(1, 100) @ upper[:-1], rel=1e-9)
+    error = upper[:-1].max()
+    for name, reward_max in (("m3po-th2", 1.0), ("optimal-branched", 0.55)):
+        for curves, divergence in ((own, 0.0), (moved, row["eps_pi_sample_max"])):
+            expected = bounds.get(name).evaluate(
+                discount=0.95, model_error=error, policy_divergence=divergence, reward_max=reward_max
+            )
+            assert curves[name][-1] == pytest.approx(float(expected), rel=1e-12)
+    assert (moved["certificate"][1:] > own["certificate"][1:]).all()
+
+
+def test_infinite_numbers_stay_readable_in_the_embedded_record():
+    assert report.finite({"a": [float("inf"), 1.0, None, "x"]}) == {"a": ["inf", 1.0, None, "x"]}
+
+
+def one_line_error(capsys, arguments) -> str:
+    with pytest.raises(SystemExit) as stop:
+        report.cli(arguments)
+    captured = capsys.readouterr()
+    assert stop.value.code == 2
+    assert captured.out == ""
+    error = captured.err.rstrip("\n").splitlines()[-1]
+    assert error.startswith("error: ")
+    return error
+
+
+def test_bad_input_exits_2_and_names_it(tiny_run: Path, tmp_path: Path, capsys):
+    assert "nowhere" in one_line_error(capsys, [str(tmp_path / "nowhere")])
+    assert "config.json" in one_line_error(capsys, [str(tmp_path)])
+    assert "--episodes" in one_line_error(capsys, [str(tiny_run), "--episodes", "1"])
+    assert "1.5" in one_line_error(capsys, [str(tiny_run), "--confidence", "1.5"])
+    assert "--seed" in one_line_error(capsys, [str(tiny_run), "--seed", "-1"])
+    assert "no/such" in one_line_error(capsys, [str(tiny_run), "--out", "no/such/x.html"])
+    assert "--out" in one_line_error(capsys, [str(tiny_run), "--out", str(tmp_path)])
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_run, broken)
+    data = bytearray((broken / "checkpoint.pt").read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    (broken / "checkpoint.pt").write_bytes(data)
+    assert "checkpoint.pt" in one_line_error(capsys, [str(broken)])
+    assert not (broken / "report.html").exists()
+    (broken / "metrics.jsonl").write_text("{]\n")
+    assert "metrics.jsonl line 1" in one_line_error(capsys, [str(broken)])
+
+
+def test_the_first_screen_holds_the_answer_and_nothing_scrolls_sideways(page: str, tmp_path: Path):
+    pytest.importorskip("websockets", reason="the websockets package, to talk to a browser, is not installed")
+    from tests.analysis.browser import browser, executable
+
+    command = executable()
+    if command is None:
+        pytest.skip("no Chromium or Chrome is installed")
+    file = tmp_path / "page.html"
+    file.write_text(page)
+    profile = tmp_path / "profile"
+    profile.mkdir()
+    with browser(command, profile) as window:
+        window.open(file.as_uri())
+        for width, height in ((1280, 800), (390, 844), (320, 700)):
+            window.resize(width, height, mobile=width < 500)
+            window.settle()
+            assert window.evaluate("document.documentElement.scrollWidth") <= width
+            bottom = window.evaluate("document.querySelector('.line').getBoundingClientRect().bottom")
+            assert 0 < bottom < height
+        for scheme, dark in (("light", False), ("dark", True)):
+            window.prefer(color_scheme=scheme)
+            ground = window.evaluate("getComputedStyle(document.body).backgroundColor")
+            ink = window.evaluate("getComputedStyle(document.querySelector('.drawing svg')).color")
+            assert (ground == "rgb(24, 24, 24)") == dark
+            assert (ink == "rgb(238, 238, 238)") == dark
+        assert window.problems == []
