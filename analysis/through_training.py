@@ -413,9 +413,8 @@ def text(rows: Sequence[Row], config: ThroughTrainingConfig) -> str:
         if row.case == TRAINED
     ]
     lines += ["", "by the age of the data policy, means over checkpoints and seeds"]
-    lines.append(
-        f"{'age':>6}{'rows':>6}{'divergence':>12}{'certificate of trivial':>24}{'vacuous':>9}{'below half':>12}  verdicts"
-    )
+    heads = f"{'age':>6}{'rows':>6}{'divergence':>12}{'certificate of trivial':>24}{'vacuous':>9}{'below half':>12}"
+    lines.append(f"{heads}  verdicts")
     for age in sorted({row.age for row in rows}):
         here = [row for row in rows if row.age == age and row.case == TRAINED]
         shares = np.array([row.certificate / row.trivial for row in here])
