@@ -1,4 +1,4 @@
-"""``python -m analysis.certificate_coverage``: how often intervals and certificates hold, on processes whose truth is known.
+"""``python -m analysis.certificate_coverage``: how often intervals and certificates hold, where the truth is known.
 
 Data sets are simulated from finite processes. Every interval of ``bounds.confidence`` is held against the exact mean,
 and every certificate of ``analysis.certify`` against the exact return. A certificate that leaves its errors out is
@@ -102,7 +102,7 @@ def random_instance(seed: int, *, model_error: float, policy_change: float) -> I
 
 
 def tight_instance(model_error: float) -> Instance:
-    """Own data, one action: the gap for k = 1 is R sum_{t>=1} gamma^t ``model_error``, exactly what Theorem 4 subtracts.
+    """Own data, one action: the gap for k = 1 is R sum_{t>=1} gamma^t ``model_error``, all that Theorem 4 subtracts.
 
     State 0 pays the least, 1 and 2 the most. The truth goes to 0 or 1 and never to 2; the model sends ``model_error``
     of what goes to 0 to 2 instead.
@@ -260,8 +260,8 @@ def populations() -> tuple[Population, ...]:
         Population("error samples, large", 0.0, 1.0, profiles[1].model_error[time], errors(far)),
         Population("policy divergence", 0.0, 1.0, profiles[0].policy_divergence[time], divergence),
         *(
-            Population(f"Bernoulli {laws[when, state]:.2f}", 0.0, 1.0, laws[when, state], visited(int(when), int(state)))
-            for when, state in events
+            Population(f"Bernoulli {laws[at]:.2f}", 0.0, 1.0, laws[at], visited(int(at[0]), int(at[1])))
+            for at in events
         ),
         Population(
             "returns", REWARD_LOW * weight, REWARD_HIGH * weight,
@@ -519,7 +519,7 @@ def text(coverage: Coverage, config: CertificateCoverageConfig) -> str:
         lines.append(f"  {label:<25}{size:>6}" + "".join(f"{_width(here, name):>21}" for name in METHODS))
     lines += [
         "",
-        f"certificates, {config.certificates:,} data sets of {config.episodes} episodes each; shares of the range of returns",
+        f"certificates, {config.certificates:,} data sets of {config.episodes} episodes each; in shares of the range",
     ]
     lines.append(f"  {'case':<37}{'holds':>8}{'informative':>13}{'width':>8}{'slack':>8}{'discrepancy':>13}")
     for row in coverage.certificates:

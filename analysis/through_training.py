@@ -137,6 +137,7 @@ class Row:
 
     Attributes:
         seed, step, age: the training, its real steps, and how many steps older the data policy is.
+        confidence: of all that this measurement says.
         case: trained, or a planted fault; "known reward" where the model's return is paid by the environment's own
             reward function, else the model's learned reward pays.
         verdict: of the certificate: holds, violated, surrogate (undecided).
@@ -156,6 +157,7 @@ class Row:
     step: int
     age: int
     case: str
+    confidence: float
     verdict: str
     vacuous: bool
     trivial: float
@@ -254,9 +256,7 @@ def certificate_of(
     )
 
 
-def row_of(
-    training: Training, measured: Measured, check: Check, true_return: Interval, **where: int | str
-) -> dict[str, Any]:
+def row_of(training: Training, measured: Measured, check: Check, true_return: Interval, **where: Any) -> dict[str, Any]:
     """What a ``Row`` says beyond ``where`` it was measured."""
     dynamics = training.environment.unwrapped.dynamics  # type: ignore[attr-defined]
     learned = check.learned_reward
@@ -330,6 +330,7 @@ def look(
     if not missing and all((0, case) in done for case in CASES):
         return
     each = 1 - (1 - config.row_confidence) / STATEMENTS
+    where = {"seed": seed, "step": step, "confidence": config.row_confidence}
     own, generator = fresh_episodes(training, training.policy, config.episodes, 0)
     returns = own.returns(training.config.discount)
     true_return = return_interval(returns, dynamics, training.config.discount, training.horizon, each)
@@ -337,7 +338,7 @@ def look(
     def add(measured: Measured, age: int, case: str) -> Check:
         check = certificate_check(training, measured, true_return, age == 0, case in (TRAINED, SHIFTED))
         if (age, case) not in done:
-            table.add(Row(**row_of(training, measured, check, true_return, seed=seed, step=step, age=age, case=case)))
+            table.add(Row(**row_of(training, measured, check, true_return, **where, age=age, case=case)))
         return check
 
     def measured_with(who: Training, policy: HistoryPolicy, data: Trajectories) -> Measured:
@@ -366,16 +367,20 @@ def measure_all(config: ThroughTrainingConfig) -> list[Row]:
     settings = {
         name: value
         for name, value in dataclasses.asdict(config).items()
-        if name not in ("out", "seeds", "as_json")  # more seeds may be added to a file
+        if name not in ("out", "seeds", "ages", "as_json")  # a file may grow by seeds and ages
     }
     table = ResumableTable(config.out, Row, settings)
     for seed in config.seeds:
-        if sum(row.seed == seed for row in table.rows) == config.rows_per_seed:
+        if sum(row.seed == seed and row.age in config.ages for row in table.rows) == config.rows_per_seed:
             print(f"seed {seed}: complete in {config.out}", file=sys.stderr)
             continue
+        # The run's own measurements do not change it, and no run directory is written.
         training = Training(
-            Config(run_dir=config.out, seed=seed, total_steps=config.total_steps, device="cpu")  # run_dir is not used
-        )
+            Config(
+                run_dir=config.out, seed=seed, total_steps=config.total_steps, device="cpu", measure_episodes=2,
+                evaluation_episodes=2,
+            )
+        )  # fmt: skip
         snapshots = Snapshots(config)
         with tqdm(total=config.total_steps, desc=f"seed {seed}", unit="step", file=sys.stderr) as progress:
             while not training.finished:
@@ -385,7 +390,7 @@ def measure_all(config: ThroughTrainingConfig) -> list[Row]:
                     look(training, snapshots.policies, config, table)
                     snapshots.forget(training.steps)
         training.environment.close()
-    wanted = [row for row in table.rows if row.seed in config.seeds]
+    wanted = [row for row in table.rows if row.seed in config.seeds and row.age in config.ages]
     return sorted(wanted, key=lambda row: (row.seed, row.step, row.age, CASES.index(row.case)))
 
 

@@ -1,5 +1,6 @@
 """TV formulas against quadrature, arbitrary precision and Monte Carlo with standard errors."""
 
+import itertools
 import math
 from typing import Any
 
@@ -138,7 +139,7 @@ def test_gaussian_tv_agrees_with_adaptive_quadrature_in_any_unit(unit, m2, s2):
     marks = sorted({m + z * s for m, s in ((0.0, 1.0), (m2, s2)) for z in np.linspace(-9, 9, 19)})
     pieces = [
         integrate.quad(distance, a * unit, b * unit, epsabs=1e-11, epsrel=1e-10)[0]
-        for a, b in zip(marks[:-1], marks[1:], strict=True)
+        for a, b in itertools.pairwise(marks)
     ]
     assert gaussian_tv(0.0, unit, m2 * unit, s2 * unit) == pytest.approx(sum(pieces) / 2, abs=1e-9)
 
@@ -163,7 +164,7 @@ def test_bounds_and_estimators_do_not_depend_on_units_from_1e_8_to_1e8_in_45_dim
 @pytest.mark.parametrize("distance", [0.1, 1.0, 3.0])
 @pytest.mark.parametrize(("dimensions", "scale"), [(600, 1e7), (45, 1e8), (45, 1e-8)])
 def test_monte_carlo_at_extreme_log_densities_has_the_exact_mean(distance, dimensions, scale):
-    """Equal covariances, so that the TV is erf(distance/(2 sqrt 2)); 600 coordinates of scale 1e7 are near -1e4 nats."""
+    """Equal covariances: the TV is erf(distance/(2 sqrt 2)). 600 coordinates of scale 1e7 are at about -1e4 nats."""
     rng = np.random.default_rng([dimensions, int(10 * distance), int(np.log10(scale) + 8)])
     n = 4000
     m1, std = np.zeros(dimensions), np.full(dimensions, scale)
@@ -186,7 +187,7 @@ def test_monte_carlo_at_extreme_log_densities_has_the_exact_mean(distance, dimen
 
 
 def test_an_ensemble_far_below_underflow_has_the_tv_of_its_mixture():
-    """Three members in 45 dimensions at about -9e3 nats: E_p[Z] of the mixture against the same at ordinary densities."""
+    """Three members in 45 dimensions at about -9e3 nats: E_p[Z] of the mixture against ordinary densities."""
     rng = np.random.default_rng(9)
     n, dimensions, drop = 3000, 45, -9000.0
     centres = np.zeros((3, dimensions))
