@@ -382,7 +382,9 @@ def measure_all(config: ThroughTrainingConfig) -> list[Row]:
             )
         )  # fmt: skip
         snapshots = Snapshots(config)
-        with tqdm(total=config.total_steps, desc=f"seed {seed}", unit="step", file=sys.stderr) as progress:
+        with tqdm(
+            total=config.total_steps, desc=f"seed {seed}", unit="step", file=sys.stderr, mininterval=2
+        ) as progress:
             while not training.finished:
                 snapshots.advance(training)
                 progress.update(training.steps - progress.n)
