@@ -28,6 +28,7 @@ from bounds.finite.instance import Instance
 from bounds.finite.process import state_laws
 from bounds.finite.random_instances import disturbed, random_distributions
 from m3po.command_line import run
+from m3po.run_directory import provenance
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,7 +39,7 @@ TIMES = 12
 REWARD_LOW, REWARD_HIGH = -0.5, 1.0
 REWARD_SPAN = REWARD_HIGH - REWARD_LOW
 METHODS: dict[str, Method] = {
-    "hoeffding": hoeffding, "empirical Bernstein": empirical_bernstein, "betting": betting,
+    "Hoeffding": hoeffding, "empirical Bernstein": empirical_bernstein, "betting": betting,
     "Clopper-Pearson": clopper_pearson,
 }  # fmt: skip
 SIDES: tuple[Sides, ...] = ("two", "upper", "lower")
@@ -490,6 +491,13 @@ def measure(config: CertificateCoverageConfig) -> Coverage:
         return Coverage(intervals, certificate_rows(config, bar.update))
 
 
+def record_of(coverage: Coverage, config: CertificateCoverageConfig) -> dict[str, Any]:
+    """JSON-ready, with the settings and the commit that it was made with."""
+    made = provenance([])
+    settings = {name: value for name, value in asdict(config).items() if name not in ("as_json", "figure")}
+    return {"commit": f"{made['commit']}{'+' if made['dirty'] else ''}", "settings": settings, **asdict(coverage)}
+
+
 def text(coverage: Coverage, config: CertificateCoverageConfig) -> str:
     """Three tables: coverage, widths, certificates."""
     error = np.sqrt(config.confidence * (1 - config.confidence) / config.data_sets)
@@ -553,11 +561,13 @@ def draw_figure(coverage: Coverage) -> Figure:
     import matplotlib.pyplot as plt
 
     colours = {
-        "hoeffding": "#8a8a8a", "empirical Bernstein": "#e69f00", "betting": "#0072b2", "Clopper-Pearson": "#d55e00",
+        "Hoeffding": "#8a8a8a", "empirical Bernstein": "#e69f00", "betting": "#0072b2", "Clopper-Pearson": "#d55e00",
     }  # fmt: skip
     names = list(dict.fromkeys(row.population for row in coverage.intervals if row.times == 1))
     columns = (len(names) + 1) // 2
-    figure, axes = plt.subplots(2, columns, figsize=(2.6 * columns, 5.0), layout="constrained", sharex=True)
+    figure, axes = plt.subplots(
+        2, columns, figsize=(2.3 * columns, 4.6), layout="constrained", sharex=True, sharey=True
+    )
     for panel, name in zip(axes.flat, names, strict=False):
         for method, colour in colours.items():
             rows = [
@@ -579,7 +589,7 @@ def draw_figure(coverage: Coverage) -> Figure:
 
 def main(config: CertificateCoverageConfig) -> int:
     coverage = measure(config)
-    print(json.dumps(asdict(coverage), indent=1) if config.as_json else text(coverage, config))
+    print(json.dumps(record_of(coverage, config), indent=1) if config.as_json else text(coverage, config))
     if config.figure is not None:
         from analysis.figure_style import figure_style
 

@@ -133,6 +133,8 @@ def test_the_command_prints_tables_or_json_and_draws(tmp_path: Path, capsys: pyt
     assert "smallest coverage over populations and sizes" in out
     record = json.loads(out[out.index("{\n") :])
     assert {each["method"] for each in record["intervals"]} == set(METHODS)
+    assert record["settings"]["data_sets"] == 5
+    assert record["commit"]
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
 
 
