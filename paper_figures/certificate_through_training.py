@@ -119,13 +119,13 @@ def draw(axes: Sequence[Axes], shown: ThroughTraining) -> None:
     movement.plot([], [], "_", ms=5, color=INK, label="with confidence (dots: at the estimates)")
     for age, shade in zip(ages, shades, strict=True):
         rows = tuple(row for row in shown.aged if row.age == age)
-        colour = (1 - shade, 0.45, shade)
+        tint = (1 - shade, 0.45, shade)
         x = [row.policy_divergence for row in rows]
         movement.plot(
-            x, [row.certificate_at_estimates / row.trivial for row in rows], "o", ms=4, color=colour,
+            x, [row.certificate_at_estimates / row.trivial for row in rows], "o", ms=4, color=tint,
             label=f"{age} step{'s' if age > 1 else ''} older",
         )  # fmt: skip
-        movement.plot(x, [row.certificate / row.trivial for row in rows], "_", ms=5, color=colour)
+        movement.plot(x, [row.certificate / row.trivial for row in rows], "_", ms=5, color=tint)
     movement.axhline(0.5, color=TRIVIAL_COLOUR, ls="--", lw=1)
     movement.axhline(1.0, color=TRIVIAL_COLOUR, lw=1)
     movement.text(DIVERGENCES[0], 1.015, "trivial", color="#5a5a5a", fontsize=7.5)

@@ -41,6 +41,7 @@ from m3po.envs.switching_point_mass import PointMassDynamics
 from m3po.evaluate import make_environment
 from m3po.measure import EncodedTrajectories, history_log_density, model_log_density
 from m3po.model import EnsembleModel
+from m3po.policy import HistoryPolicy
 from m3po.train import Training
 from tests.analysis.conftest import tiny_config
 from tests.m3po import small
@@ -151,7 +152,8 @@ def test_a_snapshot_is_the_policy_that_took_the_step(tmp_path: Path) -> None:
 
     training.collect_step = watched  # type: ignore[method-assign]
     config = config_at(tmp_path, total_steps=420, every=140, ages=(0, 1, 20, 40, 120, 260))
-    snapshots, kept = Snapshots(config), {}
+    snapshots = Snapshots(config)
+    kept: dict[int, HistoryPolicy] = {}
     while not training.finished:
         snapshots.advance(training)
         kept |= snapshots.policies
