@@ -70,10 +70,10 @@ def draw(axes: Sequence[Axes], series: Sequence[Series], runner: Sequence[tuple[
     shares.set_ylim(0, 1.3)
     shares.set_title("certificate with confidence (k = 1, own data), of the trivial gap", loc="left", fontsize=9)
     shares.legend(loc="lower left", fontsize=7.5)
-    noisy = np.array([point for point in runner if point[0] > 0])
-    returns.errorbar(*noisy.T, fmt="o-", ms=4, color=COLOURS["scaled"], capsize=2, lw=1.4)
+    noises, means, errors = np.array([point for point in runner if point[0] > 0]).T
+    returns.errorbar(noises, means, errors, fmt="o-", ms=4, color=COLOURS["scaled"], capsize=2, lw=1.4)
     returns.axhline(runner[0][1], color=TRIVIAL_COLOUR, ls="--", lw=1)
-    returns.text(noisy[0, 0], runner[0][1] + 15, "without noise", color="#5a5a5a", fontsize=7.5, va="bottom")
+    returns.text(noises[0], runner[0][1] + 15, "without noise", color="#5a5a5a", fontsize=7.5, va="bottom")
     returns.axhline(0, color=TRIVIAL_COLOUR, lw=0.8)
     returns.set_title("return of a policy that runs (200 steps, standard error)", loc="left", fontsize=9)
     for here in axes:
