@@ -445,8 +445,21 @@ def text(rows: Sequence[Row], config: ThroughTrainingConfig) -> str:
 
 
 def sound(rows: Sequence[Row]) -> bool:
-    """Whether every planted fault was flagged, and nothing else was."""
-    return all((row.verdict == "violated") == (row.case in FLAGGED) for row in rows)
+    """Whether the planted faults were flagged, and nothing else was.
+
+    A shifted return has to be flagged everywhere. A broken model that claims a density has to where its promise is
+    further from that of the trained model than what the certificate can flag at all (``flagged_from``).
+    """
+    known = {(row.seed, row.step): row for row in rows if row.case == KNOWN}
+    for row in rows:
+        expected = row.case == SHIFTED
+        if row.case == CLAIMED:
+            honest = known[row.seed, row.step]
+            fault = row.model_return - honest.model_return
+            expected = row.verdict == "violated" or fault > honest.flagged_from
+        if (row.verdict == "violated") != expected:
+            return False
+    return True
 
 
 def main(config: ThroughTrainingConfig) -> int:

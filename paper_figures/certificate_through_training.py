@@ -6,6 +6,8 @@ The table, resumable; 1,000 fresh episodes of each certified policy and 400 of e
         --seeds 0
     python -m analysis.through_training --out paper_figures/data/certificate_through_training.csv \
         --seeds 1 --ages 0 1 25
+    python -m analysis.through_training --out paper_figures/data/certificate_through_training.csv \
+        --seeds 2 --ages 0
 """
 
 from __future__ import annotations

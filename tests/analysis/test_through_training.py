@@ -252,6 +252,17 @@ def test_what_makes_the_exit_code(measured, case: str, verdict: str, expected: b
     assert sound(rows) is expected
 
 
+def test_a_fault_smaller_than_what_can_be_flagged_need_not_be(measured) -> None:
+    honest = next(row for row in measured[1] if row.case == KNOWN)
+    for fault, expected in ((0.99, True), (1.01, False)):
+        promise = honest.model_return + fault * honest.flagged_from
+        rows = [
+            dataclasses.replace(row, verdict="surrogate", model_return=promise) if row.case == CLAIMED else row
+            for row in measured[1]
+        ]
+        assert sound(rows) is expected
+
+
 def test_json_of_a_finished_file(measured, capsys: pytest.CaptureFixture[str]) -> None:
     config, rows = measured
     flags = ["--out", str(config.out), "--seeds", "0", "--total-steps", "440", "--every", "440", "--ages", "0", "1",
