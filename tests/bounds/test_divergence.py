@@ -1,5 +1,7 @@
 """TV formulas against quadrature, arbitrary precision and Monte Carlo with standard errors."""
 
+import itertools
+import math
 from typing import Any
 
 import mpmath
@@ -119,6 +121,87 @@ def test_estimators_agree_with_each_other_and_lie_between_the_bounds(dimensions,
         assert middle.mean() == pytest.approx(exact, abs=STANDARD_ERRORS * error)
     if dimensions == 1:
         assert lower == upper == gaussian_tv(m1[0], s1[0], m2[0], s2[0])
+
+
+@pytest.mark.parametrize("unit", [1e-8, 1.0, 1e8])
+@pytest.mark.parametrize(
+    ("m2", "s2"), [(1.0, 1.0), (0.0, 2.0), (-1.2, 2.5), (0.01, 1.001), (0.5, 1e-3), (3.0, 1e4), (1e-3, 1.0)]
+)
+def test_gaussian_tv_agrees_with_adaptive_quadrature_in_any_unit(unit, m2, s2):
+    """Half the integral of |p - q|, piece by piece on both scales; it does not know where the densities cross."""
+
+    def density(x: float, mean: float, std: float) -> float:
+        return math.exp(-(((x - mean) / std) ** 2) / 2) / (std * math.sqrt(2 * math.pi))
+
+    def distance(x: float) -> float:
+        return abs(density(x, 0.0, unit) - density(x, m2 * unit, s2 * unit))
+
+    marks = sorted({m + z * s for m, s in ((0.0, 1.0), (m2, s2)) for z in np.linspace(-9, 9, 19)})
+    pieces = [
+        integrate.quad(distance, a * unit, b * unit, epsabs=1e-11, epsrel=1e-10)[0]
+        for a, b in itertools.pairwise(marks)
+    ]
+    assert gaussian_tv(0.0, unit, m2 * unit, s2 * unit) == pytest.approx(sum(pieces) / 2, abs=1e-9)
+
+
+def test_bounds_and_estimators_do_not_depend_on_units_from_1e_8_to_1e8_in_45_dimensions():
+    """Every coordinate in its own unit: the same TV, and log densities hundreds of nats away from the plain ones."""
+    rng = np.random.default_rng(45)
+    m1, s1, m2, s2 = diagonal_pair(rng, 45, 1.0, 0.3)
+    units = 10.0 ** rng.permutation(np.linspace(-8, 8, 45))
+    plain, scaled = (m1, s1, m2, s2), tuple(units * each for each in (m1, s1, m2, s2))
+    for found, expected in zip(diagonal_gaussian_tv_bounds(*scaled), diagonal_gaussian_tv_bounds(*plain), strict=True):
+        assert 0.1 < expected < 0.9
+        assert found == pytest.approx(expected, rel=1e-12)
+    x = draws(rng, m1, s1, 2000)
+    for estimator in (one_sample_tv, midpoint_sample_tv):
+        found = estimator(log_density(units * x, *scaled[:2]), log_density(units * x, *scaled[2:]))
+        np.testing.assert_allclose(found, estimator(log_density(x, m1, s1), log_density(x, m2, s2)), atol=1e-11)
+    shifted = log_density(units * x[:1], *scaled[:2]) - log_density(x[:1], m1, s1)
+    assert shifted == pytest.approx(-np.log(units).sum(), abs=1e-9)
+
+
+@pytest.mark.parametrize("distance", [0.1, 1.0, 3.0])
+@pytest.mark.parametrize(("dimensions", "scale"), [(600, 1e7), (45, 1e8), (45, 1e-8)])
+def test_monte_carlo_at_extreme_log_densities_has_the_exact_mean(distance, dimensions, scale):
+    """Equal covariances: the TV is erf(distance/(2 sqrt 2)). 600 coordinates of scale 1e7 are at about -1e4 nats."""
+    rng = np.random.default_rng([dimensions, int(10 * distance), int(np.log10(scale) + 8)])
+    n = 4000
+    m1, std = np.zeros(dimensions), np.full(dimensions, scale)
+    m2 = np.full(dimensions, distance * scale / np.sqrt(dimensions))
+    exact = equal_covariance_tv(distance)
+    x, y = draws(rng, m1, std, n), draws(rng, m2, std, n)
+    both = np.where(rng.random(n)[:, None] < 0.5, x, y)
+    log_p = log_density(x, m1, std)
+    if dimensions == 600:
+        assert -1.1e4 < log_p.mean() < -1e4
+    else:
+        assert abs(log_p.mean()) > 700
+    for values in (
+        one_sample_tv(log_p, log_density(x, m2, std)),
+        midpoint_sample_tv(log_density(both, m1, std), log_density(both, m2, std)),
+    ):
+        error = values.std() / np.sqrt(n)
+        assert error < 0.01
+        assert abs(values.mean() - exact) < STANDARD_ERRORS * error
+
+
+def test_an_ensemble_far_below_underflow_has_the_tv_of_its_mixture():
+    """Three members in 45 dimensions at about -9e3 nats: E_p[Z] of the mixture against ordinary densities."""
+    rng = np.random.default_rng(9)
+    n, dimensions, drop = 3000, 45, -9000.0
+    centres = np.zeros((3, dimensions))
+    centres[:, 0] = [-1.0, 0.0, 1.0]
+    x = rng.standard_normal((n, dimensions))
+    log_p = stats.norm.logpdf(x).sum(-1)
+    members = np.array([stats.norm.logpdf(x, centre).sum(-1) for centre in centres])
+    found = one_sample_tv(log_p + drop, mixture_log_density(members + drop))
+    np.testing.assert_allclose(found, one_sample_tv(log_p, mixture_log_density(members)), atol=1e-10)
+    exact = integrate.quad(
+        lambda z: max(0.0, stats.norm.pdf(z) - np.mean([stats.norm.pdf(z, c) for c in (-1, 0, 1)])), -12, 12, limit=200
+    )[0]
+    assert abs(found.mean() - exact) < STANDARD_ERRORS * found.std() / np.sqrt(n)
+    assert np.mean(one_sample_tv(log_p, members)) > found.mean() + 0.1  # the members' average is only an upper bound
 
 
 def test_diagonal_bounds_hold_against_two_dimensional_quadrature():

@@ -1,0 +1,62 @@
+"""A table that goes on where it stopped, and refuses what it is not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from analysis.resumable_table import ResumableTable, read_rows
+
+
+@dataclass(frozen=True)
+class Row:
+    seed: int
+    name: str
+    good: bool
+    value: float
+
+
+ROWS = [Row(0, "plain", True, 0.1), Row(1, "with, comma", False, -1.25e-9), Row(2, "x", True, float("inf"))]
+
+
+def test_rows_come_back_as_they_went_in(tmp_path: Path) -> None:
+    table = ResumableTable(tmp_path / "t.csv", Row, {"k": 1})
+    for row in ROWS:
+        table.add(row)
+    assert table.rows == read_rows(tmp_path / "t.csv", Row) == ROWS
+    assert ResumableTable(tmp_path / "t.csv", Row, {"k": 1}).rows == ROWS
+
+
+def test_a_line_cut_off_by_a_crash_is_measured_again(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    table = ResumableTable(path, Row, {})
+    for row in ROWS:
+        table.add(row)
+    path.write_text(path.read_text()[:-4])
+    again = ResumableTable(path, Row, {})
+    assert again.rows == ROWS[:2]
+    again.add(ROWS[2])
+    assert read_rows(path, Row) == ROWS
+
+
+def test_it_says_with_which_settings_and_at_which_commit(tmp_path: Path) -> None:
+    ResumableTable(tmp_path / "t.csv", Row, {"k": 1})
+    first, second, third = (tmp_path / "t.csv").read_text().splitlines()
+    assert first == '# settings {"k": 1}'
+    assert second.startswith("# commit ")
+    assert third == "seed,name,good,value"
+
+
+def test_other_settings_and_other_columns_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    ResumableTable(path, Row, {"k": 1}).add(ROWS[0])
+    with pytest.raises(ValueError, match=r"t\.csv was not measured with these settings"):
+        ResumableTable(path, Row, {"k": 2})
+    path.write_text("# settings {}\nseed,name,value\n1,x,2\n")
+    with pytest.raises(ValueError, match="has the columns seed, name, value"):
+        read_rows(path, Row)
+    path.write_text("# settings {}\nseed,name,good,value\n1,x,perhaps,2\n")
+    with pytest.raises(ValueError, match="'perhaps' is no bool"):
+        read_rows(path, Row)
