@@ -18,8 +18,9 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from analysis.variants import BASELINES, NOT_IDENTITY, Run, algorithm_of, student_interval
+from analysis.variants import NOT_IDENTITY, Run, algorithm_of, student_interval
 from m3po.command_line import run
+from m3po.config import ONLY_READ_BY, Config
 from m3po.run_directory import RunDirectory
 
 # What all algorithms read; histories may also be switched off.
@@ -47,6 +48,11 @@ class ComparisonConfig:
             raise ValueError(f"--out: no directory {self.out.parent}")
 
 
+def reads(config: Config, name: str) -> bool:
+    """Whether the setting is part of what the run is."""
+    return name not in NOT_IDENTITY and config.algorithm in ONLY_READ_BY.get(name, (config.algorithm,))
+
+
 def load(run_dirs: Sequence[Path], *, unfinished: bool = False) -> dict[str, list[Run]]:
     """Environment -> its runs, sorted by algorithm and seed.
 
@@ -68,8 +74,7 @@ def load(run_dirs: Sequence[Path], *, unfinished: bool = False) -> dict[str, lis
             raise ValueError(f"{path}: there are two runs of {each.variant} with seed {each.seed} in {config.env_id}")
         for other, known in others.values():
             same = known.variant == each.variant
-            unread = NOT_IDENTITY + (("agent_units",) if config.algorithm in BASELINES else ())
-            names = [name for name in asdict(config) if name not in unread] if same else PROTOCOL
+            names = [name for name in asdict(config) if reads(config, name)] if same else PROTOCOL
             for name in names:
                 values = [getattr(settings, name) for settings in (config, other.config)]
                 if values[0] != values[1] and not (name == "history_length" and 0 in values and not same):

@@ -10,6 +10,14 @@ from typing import Any, Literal
 
 Algorithm = Literal["m3po", "m3po-h", "m3po-full", "pearl", "grbal"]
 
+# Settings that only some algorithms read; of runs of the others they say nothing.
+ONLY_READ_BY: dict[str, tuple[Algorithm, ...]] = {
+    "agent_units": ("m3po", "m3po-h", "m3po-full"),
+    **dict.fromkeys(("latent_size", "kl_weight"), ("pearl",)),
+    **dict.fromkeys(("adaptation_rate", "adaptation_steps", "meta_batch_size"), ("grbal",)),
+    **dict.fromkeys(("planner_candidates", "planner_horizon", "planner_iterations"), ("grbal",)),
+}
+
 
 @dataclass(frozen=True)
 class Config:

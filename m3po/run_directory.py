@@ -20,21 +20,15 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 
-from m3po.config import Config
+from m3po.config import ONLY_READ_BY, Config
 
 FORMAT = 2
 # Where a run lives and whether it is being resumed are not part of what it is.
 _NOT_IDENTITY = ("run_dir", "resume", "from_previous")
 # Fields that came after the first runs of this format; those had gated units, and did not read the others.
-_ADDED: dict[str, Any] = {"agent_units": "gated"} | {
-    field.name: field.default
-    for field in dataclasses.fields(Config)
-    if field.name
-    in (
-        "latent_size", "kl_weight", "adaptation_rate", "adaptation_steps", "meta_batch_size", "planner_candidates",
-        "planner_horizon", "planner_iterations",
-    )
-}  # fmt: skip
+_ADDED: dict[str, Any] = {
+    field.name: field.default for field in dataclasses.fields(Config) if field.name in ONLY_READ_BY
+} | {"agent_units": "gated"}
 LAST, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 
 

@@ -4,9 +4,25 @@ from __future__ import annotations
 
 import sys
 
-from paper_figures import figure4, figure4_optimal, figure6, figure7, figure9_point_mass
+from paper_figures import (
+    certificate_through_training,
+    figure4,
+    figure4_optimal,
+    figure6,
+    figure7,
+    figure9_point_mass,
+    noise_level,
+)
 
-FIGURES = (figure4, figure4_optimal, figure6, figure7, figure9_point_mass)
+FIGURES = (
+    figure4,
+    figure4_optimal,
+    figure6,
+    figure7,
+    figure9_point_mass,
+    certificate_through_training,
+    noise_level,
+)
 
 
 def main() -> int:

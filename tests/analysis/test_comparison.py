@@ -92,6 +92,14 @@ def test_another_protocol_is_refused(changes: dict[str, Any], named: str, runs: 
     assert str(other) in str(caught.value)
 
 
+def test_what_an_algorithm_does_not_read_may_differ(runs: list[Path], tmp_path: Path) -> None:
+    other = recorded(tmp_path / "other", [1.0], seed=5, algorithm="pearl", epoch_steps=500, planner_horizon=3)
+    assert len(load([*runs, other])["m3po/SwitchingPointMass-v0"]) == 5
+    planning = recorded(tmp_path / "planning", [1.0], seed=5, algorithm="grbal", updates_per_step=1, planner_horizon=3)
+    with pytest.raises(ValueError, match="planner_horizon=3"):
+        load([*runs, planning])
+
+
 def test_a_memoryless_run_may_stand_beside_the_others_and_an_unfinished_one_when_asked(
     runs: list[Path], tmp_path: Path
 ) -> None:
