@@ -114,9 +114,11 @@ class RunDirectory:
         checkpoint_cost: ``checkpoint_seconds`` and ``checkpoint_bytes`` of the last one written, for the metrics.
     """
 
-    def __init__(self, path: Path, config: Config) -> None:
+    def __init__(self, path: Path, config: Config, recorded: frozenset[str] | None = None) -> None:
         self.path = path
         self.config = config
+        # Settings that the run's config.json names; all but in runs from before some of them existed.
+        self._recorded = frozenset(_identity(config)) if recorded is None else recorded
         self._lock: Any = None
         self._events: Any = None
         self.checkpoint_cost: dict[str, float] = {}
@@ -182,6 +184,7 @@ class RunDirectory:
         if version != FORMAT:
             raise ValueError(f"{file} has format {version}, this version reads format {FORMAT}")
         hints = {name: hint for name, hint in get_type_hints(Config).items() if name not in _NOT_IDENTITY}
+        recorded = frozenset(record)
         record = _ADDED | record
         odd = sorted(set(record) ^ set(hints))
         if odd:
@@ -190,7 +193,7 @@ class RunDirectory:
             if not _fits(value, hints[name]):
                 raise ValueError(f"{file} has {name}={value!r}, which is no {name}")
         try:
-            return cls(path, Config(run_dir=path, **record))
+            return cls(path, Config(run_dir=path, **record), recorded)
         except ValueError as error:
             raise ValueError(f"{file} is not valid: {error}") from error
 
@@ -310,7 +313,8 @@ class RunDirectory:
         }
 
     def _settings_digest(self) -> bytes:
-        return hashlib.sha256(json.dumps(_identity(self.config), sort_keys=True).encode()).digest()
+        settings = {name: value for name, value in _identity(self.config).items() if name in self._recorded}
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).digest()
 
     def _read_checkpoint(self, name: str, device: torch.device | str) -> dict[str, Any]:
         file = self.path / name

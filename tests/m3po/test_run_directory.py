@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import subprocess
@@ -194,7 +195,13 @@ def test_a_run_from_before_the_baselines_is_read_with_their_defaults(run: RunDir
     record = json.loads(file.read_text())
     assert record.pop("latent_size") == 5
     file.write_text(json.dumps(record))
-    assert RunDirectory.read(run.path).config == run.config
+    older = RunDirectory.read(run.path)
+    assert older.config == run.config
+    older.save_checkpoint({"steps": 3})
+    assert RunDirectory.read(run.path).load_checkpoint() == {"steps": 3}
+    # The digest in a checkpoint is that of the settings which the run knew.
+    settings = json.dumps({name: value for name, value in record.items() if name != "format"}, sort_keys=True)
+    assert (run.path / "checkpoint.pt").read_bytes().endswith(hashlib.sha256(settings.encode()).digest())
     del record["width"]
     file.write_text(json.dumps(record))
     with pytest.raises(ValueError, match="width is missing or unknown"):
