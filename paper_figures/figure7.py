@@ -76,7 +76,9 @@ def load(curves: Path = CURVES, finals: Path = FINALS) -> tuple[Panel, ...]:
 
 
 def draw(axes: Sequence[Axes], panels: Sequence[Panel]) -> None:
-    """Thin lines for seeds; a thick one for their mean, where all were evaluated at the same steps."""
+    """Thin lines for seeds, a thick one for their mean."""
+    from matplotlib.ticker import MaxNLocator
+
     for here, panel in zip(axes, panels, strict=True):
         for name, seeds in panel.curves.items():
             colour = ALGORITHM_COLOURS[name]
@@ -89,12 +91,15 @@ def draw(axes: Sequence[Axes], panels: Sequence[Panel]) -> None:
             here.plot(grid, mean, color=colour, lw=2.0, label=label)
         for name, value in panel.lines.items():
             here.axhline(value, color=ANCHOR_COLOURS[name], lw=1.0, ls="--", zorder=0)
+            below = name == "filter"
             here.annotate(
-                ANCHOR_LABELS[name], (0.0, value), xycoords=("axes fraction", "data"), xytext=(3, -2),
-                textcoords="offset points", fontsize=6.5, va="top", color=ANCHOR_COLOURS[name],
+                ANCHOR_LABELS[name], (0.0, value), xycoords=("axes fraction", "data"), xytext=(3, -2 if below else 2),
+                textcoords="offset points", fontsize=6.5, va="top" if below else "bottom", color=ANCHOR_COLOURS[name],
             )  # fmt: skip
         here.set_title(panel.env_id.removeprefix("m3po/").removesuffix("-v0"), loc="left")
         here.set_xlabel("real environment steps")
+        here.xaxis.set_major_locator(MaxNLocator(5))
+        here.margins(y=0.08)
         here.legend(loc="best", fontsize=7)
     axes[0].set_ylabel("return of an episode")
 
@@ -107,6 +112,10 @@ def main(image: Path = IMAGE) -> Path:
         panels = load()
         figure = Figure(figsize=(4.0 * len(panels), 3.6), layout="constrained")
         draw(figure.subplots(1, len(panels), squeeze=False)[0], panels)
+        figure.suptitle(
+            "episodes per evaluation: 50 on the point mass, 5 on the cheetah (L2A 3); tasks switch within episodes",
+            x=0.01, ha="left", fontsize=8,
+        )  # fmt: skip
         image.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(image, dpi=110)
     return image
