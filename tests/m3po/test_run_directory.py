@@ -194,6 +194,7 @@ def test_a_run_from_before_the_baselines_is_read_with_their_defaults(run: RunDir
     file = run.path / "config.json"
     record = json.loads(file.read_text())
     assert record.pop("latent_size") == 5
+    assert record.pop("agent_units") == "gated"
     file.write_text(json.dumps(record))
     older = RunDirectory.read(run.path)
     assert older.config == run.config
