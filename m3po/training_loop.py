@@ -45,7 +45,7 @@ class TrainingLoop(ABC):
         if config.algorithm not in self.algorithms:
             raise ValueError(
                 f"a run of --algorithm {config.algorithm} has no model with a density, which this needs "
-                f"(runs of {', '.join(self.algorithms)} do)"
+                f"(runs of {', '.join(self.algorithms)} have one)"
             )
         self.config = config
         self.device = choose_device(config.device, cuda_graphs=config.cuda_graphs)
