@@ -698,10 +698,15 @@ def test_ctrl_c_leaves_checkpoints_and_the_same_command_goes_on(
         os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
-    thread.start()
-    with pytest.raises(SystemExit) as stop:
-        cli([*words, "--json"])
-    thread.join()
+    # A shell lets the commands that it starts in the background ignore SIGINT, and then so does the sweep.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        thread.start()
+        with pytest.raises(SystemExit) as stop:
+            cli([*words, "--json"])
+        thread.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
     printed = capfd.readouterr()
     assert stop.value.code == 130
     record = json.loads(printed.out)
