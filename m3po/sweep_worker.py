@@ -10,6 +10,7 @@ import dataclasses
 import fcntl
 import os
 import secrets
+import signal
 import socket
 import sys
 import threading
@@ -294,6 +295,9 @@ def train_run(
     """
     sys.argv = list(command)
     os.environ.setdefault("TQDM_MININTERVAL", "30")  # the bar of a training goes to a log file here
+    # Ray asks a task to stop by SIGINT, which is ignored below a command that a shell started in the background.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     import ray
     from ray.exceptions import GetTimeoutError, RayError
 
