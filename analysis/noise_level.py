@@ -156,15 +156,7 @@ def episodes_of(
     training: Training, policy: HistoryPolicy, count: int, seed: int, generator: torch.Generator
 ) -> Trajectories:
     """Fresh episodes of ``policy`` in the environment of ``training``, as [count, HORIZON, ...]."""
-    episodes = run_episodes(
-        training.config.env_id, policy, count, seed=seed, generator=generator, options=training.options
-    )
-    # The vector's specification knows the registered time limit only, so the arrays have room for 1,000 steps.
-    cut = slice(None), slice(HORIZON)
-    return Trajectories(
-        episodes.observations[:, : HORIZON + 1], episodes.actions[cut], episodes.raw_actions[cut],
-        episodes.rewards[cut], episodes.tasks[cut], episodes.valid[cut],
-    )  # fmt: skip
+    return run_episodes(training.config.env_id, policy, count, seed=seed, generator=generator, options=training.options)
 
 
 def fitted(
@@ -238,10 +230,7 @@ def level_rows(
     trivial = trivial_gap(dynamics, discount, HORIZON, learned_reward=True)
     data = episodes_of(training, training.policy, max(config.samples) // HORIZON, seeds[2], generator)
     for count in missing:
-        part = Trajectories(
-            *(getattr(data, field.name)[: count // HORIZON] for field in dataclasses.fields(Trajectories))
-        )
-        certified = fitted(training, part, config, generator)
+        certified = fitted(training, data.first(count // HORIZON), config, generator)
         measured = measure(certified, training.policy, episodes, dynamics, config.confidence, generator, LENGTH)
         check = checks_of(certified, measured, true_return, True, LENGTH)[0]
 

@@ -26,7 +26,7 @@ of measured returns.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -440,11 +440,6 @@ def return_gap(
     }
 
 
-def first(trajectories: Trajectories, episodes: int) -> Trajectories:
-    """The first of the episodes, all when there are not more."""
-    return Trajectories(**{each.name: getattr(trajectories, each.name)[:episodes] for each in fields(Trajectories)})
-
-
 def surrogates(
     training: Training,
     trajectories: Trajectories,
@@ -466,7 +461,7 @@ def surrogates(
     """
     length, device = training.config.history_length, training.device
     data = EncodedTrajectories.of(trajectories, length, device)
-    few = EncodedTrajectories.of(first(trajectories, ROLLOUT_EPISODES), length, device)
+    few = EncodedTrajectories.of(trajectories.first(ROLLOUT_EPISODES), length, device)
     bands = calibration(pit(training.model, data), trajectories.valid, confidence)
     distance = bands["distance"]
     worst = int(np.argmax(distance["estimate"]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import gymnasium as gym
@@ -36,6 +36,10 @@ class Trajectories:
     rewards: NDArray[np.float64]
     tasks: NDArray[np.int64]
     valid: NDArray[np.bool_]
+
+    def first(self, count: int) -> Trajectories:
+        """The first ``count`` episodes, all when there are not more."""
+        return Trajectories(**{each.name: getattr(self, each.name)[:count] for each in fields(self)})
 
     def returns(self, discount: float = 1.0) -> NDArray[np.float64]:
         """sum_{t < H} gamma^t r_t of each episode. Shape [N]."""
@@ -100,9 +104,11 @@ def run_episodes(
     """
     if episodes < 1:
         raise ValueError(f"episodes must be >= 1, got {episodes}")
-    environments = gym.make_vec(env_id, num_envs=episodes, **(options or {}))
+    options = options or {}
+    environments = gym.make_vec(env_id, num_envs=episodes, **options)
     assert environments.spec is not None
-    horizon = environments.spec.max_episode_steps
+    # The vector's specification knows the registered limit only.
+    horizon = options.get("max_episode_steps", environments.spec.max_episode_steps)
     space = environments.single_action_space
     assert isinstance(space, gym.spaces.Box)
     assert horizon is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import shutil
@@ -16,6 +17,8 @@ from analysis.check_guarantee import CheckConfig, check, gap_of, judge
 from bounds.confidence import Interval
 from m3po.model import EnsembleModel
 from m3po.run_directory import RunDirectory
+from m3po.train import train
+from tests.analysis.conftest import tiny_config
 
 GAP = {"estimate": -1.0, "lower": -1.5, "upper": -0.5}
 
@@ -125,6 +128,17 @@ def test_a_broken_model_return_is_flagged(tiny_run: Path, monkeypatch):
     assert report["verdict"] == "violated"
     assert row(report, "current", "m3po-th2", "branched")["verdict"] == "violated"
     assert check_guarantee.main(CheckConfig(run_dir=tiny_run, episodes=300, figure=tiny_run.parent / "x.png")) == 1
+
+
+def test_a_run_with_a_time_limit_of_its_own_is_checked_over_that_many_steps(tmp_path: Path):
+    config = dataclasses.replace(
+        tiny_config(tmp_path / "run"), env_options='{"max_episode_steps": 20}', total_steps=60, initial_random_steps=40,
+        epoch_steps=20, model_updates=20,
+    )  # fmt: skip
+    train(config)
+    report = check(CheckConfig(run_dir=tmp_path / "run", episodes=20))
+    assert report["horizon"] == 20
+    assert len(report["data_policies"]["current"]["profiles"]["model_error"]["estimate"]) == 20
 
 
 def test_a_model_with_a_wrong_density_has_error_one_and_guarantees_nothing(tiny_run: Path, monkeypatch):

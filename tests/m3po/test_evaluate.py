@@ -222,3 +222,13 @@ def test_environments_that_cannot_be_used_are_named_in_one_line(env_id, message)
 def test_bad_options_stay_the_environments_own_error():
     with pytest.raises(ValueError, match=r"switch_period must be .* got 0"):
         make_environment("m3po/SwitchingPointMass-v0", switch_period=0)
+
+
+@pytest.mark.parametrize("env_id", ["tests/Quiet-v0", "tests/QuietFast-v0", "m3po/HalfCheetahFwdBwd-v0"])
+@pytest.mark.parametrize("limit", [7, 15])
+def test_another_time_limit_than_the_registered_one_is_the_horizon(env_id, limit):
+    sizes = {"observation_size": 18, "action_size": 6} if "Cheetah" in env_id else {}
+    result = run(env_id, random_policy(**sizes), episodes=2, options={"max_episode_steps": limit})
+    assert result.valid.shape == (2, limit)
+    assert result.valid.all()
+    assert result.observations.shape[1] == limit + 1
