@@ -220,6 +220,8 @@ class Config:
             raise ValueError(
                 f"--final-model-share must be <= {self.model_share} (--model-share), got {self.final_model_share}"
             )
+        if self.algorithm in ("pearl", "grbal") and self.history_length == 0:
+            raise ValueError(f"--history-length must be >= 1 for {self.algorithm}, whose context is the history, got 0")
         self.environment_options()
         if self.initial_random_steps > self.total_steps:
             raise ValueError(

@@ -124,8 +124,6 @@ class GrbalTraining(TrainingLoop):
 
     def build(self, observation_size: int) -> None:
         config = self.config
-        if config.history_length == 0:
-            raise ValueError("--history-length must be >= 1 for grbal, which adapts to the history, got 0")
         self.model = AdaptiveModel(observation_size, self.action_size, config.width, config.layers).to(self.device)
         self.optimiser = torch.optim.Adam(self.model.parameters(), lr=config.model_learning_rate, fused=True)
         self.reach = torch.tensor([[-torch.inf], [torch.inf]], device=self.device).repeat(1, observation_size + 1)

@@ -214,8 +214,6 @@ class PearlTraining(TrainingLoop):
 
     def build(self, observation_size: int) -> None:
         config, action_size = self.config, self.action_size
-        if config.history_length == 0:
-            raise ValueError("--history-length must be >= 1 for pearl, whose context is the history, got 0")
         encoder = LatentEncoder(
             observation_size, action_size, config.history_length, config.latent_size, config.width, config.layers
         ).to(self.device)

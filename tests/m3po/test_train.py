@@ -510,6 +510,8 @@ def failure(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ({"env_id": "no spaces"}, "no spaces"),
         ({"env_id": "Ant-v2"}, "Ant-v2"),
         ({"env_id": "CartPole-v1"}, "CartPole-v1 has no flat Box"),
+        ({"algorithm": "pearl", "history_length": 0}, "--history-length must be >= 1 for pearl"),
+        ({"algorithm": "grbal", "history_length": 0}, "--history-length must be >= 1 for grbal"),
         ({"seed": 2**64}, str(2**64)),
         ({"horizon": 3}, "--horizon"),
     ],
