@@ -37,7 +37,7 @@ from torch import Tensor
 from analysis.variants import student_interval
 from bounds.confidence import betting, simultaneous
 from m3po.evaluate import Trajectories
-from m3po.measure import EncodedTrajectories, model_log_density
+from m3po.measure import EncodedTrajectories, model_log_density, predicted_rewards
 from m3po.model import EnsembleModel
 from m3po.policy import HistoryPolicy
 from m3po.rollout import Terminated, model_steps, never_terminated
@@ -308,16 +308,8 @@ def telescoped_gap(
     trajectories = data.trajectories
     episodes, horizon = trajectories.rewards.shape
     powers = np.power(float(discount), np.arange(horizon))
-    with torch.no_grad():
-        features = data.features(model.encoder)
-        paid = data.per_step(
-            torch.cat(
-                [
-                    model.expected_reward(*part, low, high)
-                    for part in zip(features.split(ROWS_AT_A_TIME), data.actions.split(ROWS_AT_A_TIME), strict=True)
-                ]
-            )
-        )
+    features = data.features(model.encoder)
+    paid = predicted_rewards(model, data, low, high)
     reward = powers * np.where(trajectories.valid, trajectories.rewards - paid, 0.0)
     if horizon == 1:
         return TelescopedGap(reward, np.zeros((episodes, strata)), np.zeros(strata + 1, dtype=np.int64))

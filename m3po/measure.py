@@ -129,12 +129,17 @@ def policy_divergence_samples(
 
 
 @torch.no_grad()
-def reward_error_samples(model: EnsembleModel, data: EncodedTrajectories, low: float, high: float) -> Array:
-    """|r_t - r_theta(h_t, a_t)|, with r_theta clipped to the reward range; its mean bounds e_t by Jensen. [N, H]."""
+def predicted_rewards(model: EnsembleModel, data: EncodedTrajectories, low: float, high: float) -> Array:
+    """r_theta(h_t, a_t), clipped to the reward range. [N, H]."""
     parts = zip(*(values.split(ROWS_AT_A_TIME) for values in (data.features(model.encoder), data.actions)), strict=True)
-    predicted = data.per_step(
+    return data.per_step(
         torch.cat([model.expected_reward(features, actions, low, high) for features, actions in parts])
     )
+
+
+def reward_error_samples(model: EnsembleModel, data: EncodedTrajectories, low: float, high: float) -> Array:
+    """|r_t - r_theta(h_t, a_t)|, with r_theta clipped to the reward range; its mean bounds e_t by Jensen. [N, H]."""
+    predicted = predicted_rewards(model, data, low, high)
     return np.where(data.trajectories.valid, np.abs(data.trajectories.rewards - predicted), 0.0)
 
 

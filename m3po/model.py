@@ -11,6 +11,12 @@ from m3po.context_encoder import ContextEncoder, Normaliser
 from m3po.networks import StackedMLP
 
 
+def widened_range(outcomes: Tensor) -> Tensor:
+    """Lowest and highest of each column of [N, O + 1], moved outwards by their distance. Shape [2, O + 1]."""
+    low, high = outcomes.min(dim=0).values, outcomes.max(dim=0).values
+    return torch.stack([low - (high - low), high + (high - low)])
+
+
 class EnsembleModel(nn.Module):
     """p_theta(r, o' | a, h) = (1/E) sum_{b elite} N((o' - o, r); mu_b(a, h), diag sigma_b(a, h)^2), in normalised units
     inside.
@@ -62,9 +68,9 @@ class EnsembleModel(nn.Module):
 
     def fit_reach(self, outcomes: Tensor) -> None:
         """Keep samples of (o', r) within the range of ``outcomes`` [N, O + 1], widened by its width on either side."""
-        low, high = outcomes.min(dim=0).values, outcomes.max(dim=0).values
-        self.reach_low.copy_(low - (high - low))
-        self.reach_high.copy_(high + (high - low))
+        low, high = widened_range(outcomes)
+        self.reach_low.copy_(low)
+        self.reach_high.copy_(high)
 
     def choose_elites(self, losses: Tensor) -> None:
         """Make the members with the smallest ``losses`` [B] the elites; equal losses go by number."""

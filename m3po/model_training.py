@@ -85,10 +85,8 @@ def train_model(
         order = torch.randperm(len(held_out), generator=generator, device=held_out.device)
         held_out = held_out[order[:HELD_OUT_AT_MOST]]
     model.encoder.fit(buffer.tokens[: buffer.size])
-    targets = buffer.targets(used)
-    model.target_normaliser.fit(targets)
-    changes, rewards = targets[:, :-1], targets[:, -1:]
-    model.fit_reach(torch.cat([buffer.observations[: buffer.size] + changes, rewards], dim=1))
+    model.target_normaliser.fit(buffer.targets(used))
+    model.fit_reach(buffer.outcomes())
 
     judges = Examples.at(held_out, buffer)
     short = training[training - buffer.first[training] < config.history_length]

@@ -49,6 +49,15 @@ def squashed_sample(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tenso
     return torch.tanh(raw), log_density - correction.sum(dim=-1)
 
 
+def draw_action(
+    mean: Tensor, log_std: Tensor, generator: torch.Generator, *, deterministic: bool = False
+) -> tuple[Tensor, Tensor]:
+    """a = tanh(u), u ~ N(mean, diag std^2), or u = mean: a in (-1, 1) and u, both [N, A]."""
+    noise = torch.randn(mean.shape, generator=generator, device=mean.device)
+    raw = mean if deterministic else mean + torch.exp(log_std) * noise
+    return torch.tanh(raw), raw
+
+
 class Policy(Protocol):
     """What acts on truncated histories."""
 
@@ -98,7 +107,4 @@ class HistoryPolicy:
         self, windows: Windows, generator: torch.Generator, *, deterministic: bool = False
     ) -> tuple[Tensor, Tensor]:
         """N windows -> action [N, A] in (-1, 1) and the same before tanh [N, A]; ``deterministic`` takes the mean."""
-        mean, log_std = self.distribution(windows)
-        noise = torch.randn(mean.shape, generator=generator, device=mean.device)
-        raw = mean if deterministic else mean + torch.exp(log_std) * noise
-        return torch.tanh(raw), raw
+        return draw_action(*self.distribution(windows), generator, deterministic=deterministic)

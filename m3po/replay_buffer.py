@@ -120,6 +120,11 @@ class EnvironmentBuffer:
         """What the model predicts, (o_{t+1} - o_t, r_t): [N, O + 1]."""
         return torch.cat([self.tokens[indices, -self._observation_size :], self.rewards[indices, None]], dim=1)
 
+    def outcomes(self) -> Tensor:
+        """(o_{t+1}, r_t) of every step: [size, O + 1]."""
+        changes = self.tokens[: self.size, -self._observation_size :]
+        return torch.cat([self.observations[: self.size] + changes, self.rewards[: self.size, None]], dim=1)
+
     def initial_indices(self) -> Tensor:
         """Indices of the first step of every episode."""
         steps = torch.arange(self.size, device=self.first.device)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from m3po.model import EnsembleModel
-from m3po.policy import HistoryPolicy
+from m3po.policy import HistoryPolicy, draw_action
 from m3po.types import Segments, Transitions, Windows
 
 Terminated = Callable[[Tensor], Tensor]
@@ -83,8 +83,7 @@ def model_steps(
     for _ in range(rollout_length):
         shared = policy.encoder is model.encoder
         mean, log_std = policy.network(features if shared else policy.encoder(windows))
-        noise = torch.randn(mean.shape, generator=generator, device=mean.device)
-        action = torch.tanh(mean + torch.exp(log_std) * noise)
+        action, _ = draw_action(mean, log_std, generator)
         next_observation, reward = model.sample(features, windows.observation, action, generator)
         following = windows.push(action, next_observation)
         next_features = model.encoder(following)

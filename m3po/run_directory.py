@@ -150,13 +150,10 @@ class RunDirectory:
             ValueError: when there is no such run, it was started with other settings, or another process is at it.
         """
         run = cls.read(config.run_dir)
-        stored, asked = _identity(run.config), _identity(config)
-        differing = [name for name in asked if asked[name] != stored[name]]
-        if differing:
-            name = differing[0]
-            raise ValueError(
-                f"cannot resume {config.run_dir}: it was started with {name}={stored[name]}, asked for {asked[name]}"
-            )
+        difference = run.difference(config)
+        if difference is not None:
+            name, stored, asked = difference
+            raise ValueError(f"cannot resume {config.run_dir}: it was started with {name}={stored}, asked for {asked}")
         run._acquire()
         file = run.path / "provenance.json"
         history = _read_json(file)
@@ -196,6 +193,11 @@ class RunDirectory:
             return cls(path, Config(run_dir=path, **record), recorded)
         except ValueError as error:
             raise ValueError(f"{file} is not valid: {error}") from error
+
+    def difference(self, config: Config) -> tuple[str, Any, Any] | None:
+        """The first setting in which the run and ``config`` differ: its name, the run's value, the other; or None."""
+        stored, asked = _identity(self.config), _identity(config)
+        return next(((name, stored[name], asked[name]) for name in asked if asked[name] != stored[name]), None)
 
     def _acquire(self) -> None:
         self._lock = (self.path / "lock").open("w")

@@ -169,6 +169,18 @@ def locked(path: Path) -> bool:
     return False
 
 
+def wait_until_free(path: Path, until: float) -> None:
+    """Wait for the training in the run directory ``path`` to end.
+
+    Raises:
+        ValueError: when ``time.monotonic()`` is past ``until`` and it has not.
+    """
+    while locked(path):
+        if time.monotonic() > until:
+            raise ValueError(f"another process is training in {path}")
+        time.sleep(0.2)
+
+
 def standing(config: Config) -> Standing:
     """How far the run is, from its directory.
 
@@ -181,10 +193,10 @@ def standing(config: Config) -> Standing:
     if not path.exists() or (path.is_dir() and {each.name for each in path.iterdir()} <= _STILLBORN):
         return Standing("new")
     directory = RunDirectory.read(path)
-    for each in dataclasses.fields(Config):
-        stored, asked = getattr(directory.config, each.name), getattr(config, each.name)
-        if each.name not in ("resume", "from_previous") and stored != asked:
-            raise ValueError(f"{path} holds another run: it has {each.name}={stored}, the grid asks for {asked}")
+    difference = directory.difference(config)
+    if difference is not None:
+        name, stored, asked = difference
+        raise ValueError(f"{path} holds another run: it has {name}={stored}, the grid asks for {asked}")
     rows = directory.metrics()
     return Standing("finished" if directory.complete else "unfinished", rows[-1] if rows else {})
 
@@ -202,10 +214,7 @@ def survey(runs: Sequence[Run], out: Path, *, patience: float) -> tuple[str, lis
     standings = [standing(run.config) for run in runs]
     until = time.monotonic() + patience
     for run in runs:
-        while locked(run.config.run_dir):
-            if time.monotonic() > until:
-                raise ValueError(f"another process is training in {run.config.run_dir}")
-            time.sleep(0.2)
+        wait_until_free(run.config.run_dir, until)
     return directory_id(out), standings
 
 
@@ -226,11 +235,7 @@ def ready(config: Config, *, patience: float) -> Config:
     Raises:
         ValueError: see ``standing``; and when another process is still training in it after ``patience`` seconds.
     """
-    until = time.monotonic() + patience
-    while locked(config.run_dir):  # by the worker before, which is dying
-        if time.monotonic() > until:
-            raise ValueError(f"another process is training in {config.run_dir}")
-        time.sleep(0.2)
+    wait_until_free(config.run_dir, time.monotonic() + patience)  # of the worker before, which is dying
     if standing(config).state != "new":
         return dataclasses.replace(config, resume=True)
     if config.run_dir.exists():

@@ -21,7 +21,7 @@ from m3po.command_line import run
 from m3po.config import Config
 from m3po.context_encoder import ContextEncoder
 from m3po.evaluate import make_environment, run_episodes
-from m3po.health import DivergenceError, warnings_of
+from m3po.health import DivergenceError
 from m3po.interruption import Stopped, StopRequest
 from m3po.measure import error_metrics
 from m3po.model import EnsembleModel
@@ -136,16 +136,12 @@ class Training(TrainingLoop):
         return [joined(each) if len(each) > 1 else each[0] for each in zip(*parts, strict=True)]
 
     def learned_metrics(self, means: Mapping[str, float]) -> dict[str, Any]:
-        row: dict[str, Any] = {**self._model_losses, "rollout_length": self.rollout_length}
-        row["model_share"] = self.config.model_share_at(self.steps)
-        if means:
-            row["warnings"] = warnings_of(
-                means,
-                largest_reward=self.environment_buffer.rewards[: self.steps].abs().max().item(),
-                discount=self.config.discount,
-                target_entropy=self.target_entropy,
-            )
-        return row
+        return {
+            **self._model_losses,
+            "rollout_length": self.rollout_length,
+            "model_share": self.config.model_share_at(self.steps),
+            **self.agent_warnings(means, self.target_entropy),
+        }
 
     def measure_errors(self, seed: int, generator: torch.Generator) -> dict[str, Any]:
         """On held-out episodes of the data policy."""

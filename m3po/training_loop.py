@@ -21,7 +21,7 @@ from torch import Tensor
 from m3po.allocation import keep_freed_memory
 from m3po.config import Config
 from m3po.evaluate import make_environment, run_episodes, to_environment, to_tensor
-from m3po.health import DivergenceError, check_updates
+from m3po.health import DivergenceError, check_updates, warnings_of
 from m3po.policy import Policy
 from m3po.replay_buffer import EnvironmentBuffer
 from m3po.rollout import never_terminated, termination_of
@@ -98,13 +98,13 @@ class TrainingLoop(ABC):
     def learn(self, epoch_step: int) -> tuple[Sequence[Mapping[str, Tensor]], Sequence[Any]]:
         """After real step ``epoch_step`` >= 1 of the epoch: what each update reports, and the batch it was given."""
 
-    @abstractmethod
     def learned_metrics(self, means: Mapping[str, float]) -> dict[str, Any]:
         """The algorithm's part of a row of metrics, beyond the ``means`` of what the epoch's updates reported."""
+        return {}
 
-    @abstractmethod
     def measure_errors(self, seed: int, generator: torch.Generator) -> dict[str, Any]:
-        """Errors of model and policy on fresh episodes, whose environments are seeded by ``seed``; {} without any."""
+        """Errors of model and policy on fresh episodes, whose environments are seeded by ``seed``."""
+        return {}
 
     @abstractmethod
     def learned_state(self) -> dict[str, Any]:
@@ -121,6 +121,19 @@ class TrainingLoop(ABC):
     def load_epoch_state(self, state: dict[str, Any]) -> None:
         """Inverse of ``epoch_state``."""
         del state  # nothing besides
+
+    def agent_warnings(self, means: Mapping[str, float], target_entropy: float) -> dict[str, Any]:
+        """``warnings`` about what the updates of a soft actor-critic reported; nothing when there were none."""
+        if not means:
+            return {}
+        return {
+            "warnings": warnings_of(
+                means,
+                largest_reward=self.environment_buffer.rewards[: self.steps].abs().max().item(),
+                discount=self.config.discount,
+                target_entropy=target_entropy,
+            )
+        }
 
     # The loop: a run can be stopped and continued between any two calls.
 

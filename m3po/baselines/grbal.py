@@ -5,7 +5,7 @@ docs/baselines.md lists what the sources say and what is ours.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from m3po.baselines.adaptive_model import AdaptiveModel
 from m3po.baselines.planner import PlannerSettings, plan
 from m3po.config import Config
 from m3po.envs.protocol import KnownReward, PlanningReward
+from m3po.model import widened_range
 from m3po.replay_buffer import EnvironmentBuffer
 from m3po.rollout import Terminated, never_terminated
 from m3po.training_loop import TrainingLoop
@@ -139,13 +140,8 @@ class GrbalTraining(TrainingLoop):
 
     def begin_epoch(self) -> None:
         buffer = self.environment_buffer
-        steps = torch.arange(buffer.size, device=self.device)
-        tokens, rewards = buffer.tokens[: buffer.size], buffer.rewards[: buffer.size]
-        self.model.fit(tokens, rewards)
-        outcomes = torch.cat([buffer.observations[: buffer.size], rewards[:, None]], dim=1)
-        outcomes[:, :-1] += buffer.targets(steps)[:, :-1]
-        low, high = outcomes.min(dim=0).values, outcomes.max(dim=0).values
-        self.reach.copy_(torch.stack([low - (high - low), high + (high - low)]))
+        self.model.fit(buffer.tokens[: buffer.size], buffer.rewards[: buffer.size])
+        self.reach.copy_(widened_range(buffer.outcomes()))
 
     def learn(self, epoch_step: int) -> tuple[list[dict[str, Tensor]], list[Any]]:
         config = self.config
@@ -169,12 +165,6 @@ class GrbalTraining(TrainingLoop):
             unadapted = self.model.losses(self.model.weights(len(batch.used)), *after).mean()
         self.optimiser.step()
         return {"model_loss": loss.detach(), "unadapted_model_loss": unadapted}
-
-    def learned_metrics(self, means: Mapping[str, float]) -> dict[str, Any]:
-        return {}
-
-    def measure_errors(self, seed: int, generator: torch.Generator) -> dict[str, Any]:
-        return {}
 
     def learned_state(self) -> dict[str, Any]:
         return {

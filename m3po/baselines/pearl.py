@@ -14,9 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from m3po.context_encoder import Normaliser
-from m3po.health import warnings_of
 from m3po.networks import StackedMLP
-from m3po.policy import GaussianPolicy
+from m3po.policy import GaussianPolicy, draw_action
 from m3po.replay_buffer import EnvironmentBuffer
 from m3po.sac import SoftActorCritic, SoftActorCriticSettings, agent_networks, agent_settings
 from m3po.training_loop import TrainingLoop
@@ -162,10 +161,7 @@ class LatentPolicy:
         if not deterministic:
             latent = latent + variance.sqrt() * torch.randn(latent.shape, generator=generator, device=latent.device)
         mean, log_std = self.network(self.encoder.features(windows.observation, latent))
-        if deterministic:
-            return torch.tanh(mean), mean
-        raw = mean + torch.exp(log_std) * torch.randn(mean.shape, generator=generator, device=mean.device)
-        return torch.tanh(raw), raw
+        return draw_action(mean, log_std, generator, deterministic=deterministic)
 
 
 class LatentActorCritic(SoftActorCritic):
@@ -237,20 +233,7 @@ class PearlTraining(TrainingLoop):
             return [self.agent.update(batch, self.generator) for batch in batches], batches
 
     def learned_metrics(self, means: Mapping[str, float]) -> dict[str, Any]:
-        if not means:
-            return {}
-        rewards = self.environment_buffer.rewards[: self.steps]
-        return {
-            "warnings": warnings_of(
-                means,
-                largest_reward=rewards.abs().max().item(),
-                discount=self.config.discount,
-                target_entropy=self.target_entropy,
-            )
-        }
-
-    def measure_errors(self, seed: int, generator: torch.Generator) -> dict[str, Any]:
-        return {}
+        return self.agent_warnings(means, self.target_entropy)
 
     def learned_state(self) -> dict[str, Any]:
         return self.agent.state()
