@@ -9,10 +9,10 @@ from typing import Any, ClassVar, Unpack
 import mujoco
 import numpy as np
 from gymnasium.envs.mujoco.ant_v5 import AntEnv
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from m3po.envs.direction import DirectionTask
-from m3po.envs.hidden_task import BodyOptions, HiddenTask
+from m3po.envs.hidden_task import EnvironmentOptions, HiddenTask, split_options
 from m3po.envs.protocol import Array
 
 HEALTHY_HEIGHT = (0.2, 1.0)
@@ -32,27 +32,10 @@ class AntFwdBwd(DirectionTask, AntEnv):
 
     observed_positions = slice(2, None)
 
-    def __init__(
-        self,
-        *,
-        switch_probability: float | None = None,
-        switch_period: int | None = None,
-        tasks: Sequence[int] | None = None,
-        observe_reward: bool = True,
-        process_noise: ArrayLike = 0.0,
-        reward_range: tuple[float, float] | None = None,
-        **body: Unpack[BodyOptions],
-    ) -> None:
+    def __init__(self, **options: Unpack[EnvironmentOptions]) -> None:
+        task, body = split_options(options)
         AntEnv.__init__(self, healthy_z_range=HEALTHY_HEIGHT, include_cfrc_ext_in_observation=False, **body)
-        self.hide_task(
-            body,
-            switch_probability=switch_probability,
-            switch_period=switch_period,
-            tasks=tasks,
-            observe_reward=observe_reward,
-            process_noise=process_noise,
-            reward_range=reward_range,
-        )
+        self.hide_task(options, **task)
 
     def terminated(self, observation: NDArray[np.floating]) -> NDArray[np.bool_]:
         """Height outside [0.2, 1], or any number of the state not finite. [N, O] -> [N]."""
@@ -82,17 +65,8 @@ class AntCrippledLeg(HiddenTask, AntEnv):
     ACTUATORS: ClassVar = ((2, 3), (4, 5), (6, 7), (0, 1))
     GEOMS: ClassVar = ((3, 4), (6, 7), (9, 10), (12, 13))
 
-    def __init__(
-        self,
-        *,
-        switch_probability: float | None = None,
-        switch_period: int | None = None,
-        tasks: Sequence[int] | None = None,
-        observe_reward: bool = False,
-        process_noise: ArrayLike = 0.0,
-        reward_range: tuple[float, float] | None = None,
-        **body: Unpack[BodyOptions],
-    ) -> None:
+    def __init__(self, **options: Unpack[EnvironmentOptions]) -> None:
+        task, body = split_options(options)
         AntEnv.__init__(
             self,
             ctrl_cost_weight=0,
@@ -103,15 +77,7 @@ class AntCrippledLeg(HiddenTask, AntEnv):
             include_cfrc_ext_in_observation=False,
             **body,
         )
-        self.hide_task(
-            body,
-            switch_probability=switch_probability,
-            switch_period=switch_period,
-            tasks=tasks,
-            observe_reward=observe_reward,
-            process_noise=process_noise,
-            reward_range=reward_range,
-        )
+        self.hide_task(options, **task)
 
     def planning_reward(self, observation: Array, action: Array, next_observation: Array) -> Array:
         """v_x + 0.05 with v_x from the observed speeds. Shapes [N, O], [N, A], [N, O] -> [N]."""

@@ -18,6 +18,7 @@ class DirectionTask(HiddenTask):
     default_tasks: ClassVar[Sequence[int]] = (0, 1)
     train_tasks: ClassVar[Sequence[int]] = (0, 1)
     test_tasks: ClassVar[Sequence[int]] = (0, 1)
+    reward_observed: ClassVar[bool] = True
 
     def task_parameters(self, task: int) -> dict[str, Any]:
         return {"direction": 1 - 2 * task}

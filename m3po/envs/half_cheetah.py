@@ -12,7 +12,7 @@ from gymnasium.envs.mujoco.half_cheetah_v5 import HalfCheetahEnv
 from numpy.typing import ArrayLike, NDArray
 
 from m3po.envs.direction import DirectionTask
-from m3po.envs.hidden_task import CONTINUUM, BodyOptions, HiddenTask, uniform_draws
+from m3po.envs.hidden_task import CONTINUUM, EnvironmentOptions, HiddenTask, split_options, uniform_draws
 from m3po.envs.protocol import Array
 
 CTRL_COST_WEIGHT = 0.05
@@ -50,27 +50,10 @@ class HalfCheetahFwdBwd(DirectionTask, HalfCheetahEnv):
     observed_positions = slice(1, None)
     observation_is_state = True
 
-    def __init__(
-        self,
-        *,
-        switch_probability: float | None = None,
-        switch_period: int | None = None,
-        tasks: Sequence[int] | None = None,
-        observe_reward: bool = True,
-        process_noise: ArrayLike = 0.0,
-        reward_range: tuple[float, float] | None = None,
-        **body: Unpack[BodyOptions],
-    ) -> None:
+    def __init__(self, **options: Unpack[EnvironmentOptions]) -> None:
+        task, body = split_options(options)
         HalfCheetahEnv.__init__(self, ctrl_cost_weight=CTRL_COST_WEIGHT, **body)
-        self.hide_task(
-            body,
-            switch_probability=switch_probability,
-            switch_period=switch_period,
-            tasks=tasks,
-            observe_reward=observe_reward,
-            process_noise=process_noise,
-            reward_range=reward_range,
-        )
+        self.hide_task(options, **task)
 
     def _initialize_simulation(self) -> tuple[Any, Any]:
         return _simulation(mujoco.MjSpec.from_file(self.fullpath), self.width, self.height)
@@ -93,32 +76,15 @@ class HalfCheetahPier(HiddenTask, HalfCheetahEnv):
     edited_fields: ClassVar[tuple[str, ...]] = ("dof_damping",)
 
     def __init__(
-        self,
-        *,
-        switch_probability: float | None = None,
-        switch_period: int | None = None,
-        tasks: Sequence[int] | None = None,
-        observe_reward: bool = False,
-        observe_pier: bool = False,
-        fall_ends_episode: bool = False,
-        process_noise: ArrayLike = 0.0,
-        reward_range: tuple[float, float] | None = None,
-        **body: Unpack[BodyOptions],
+        self, *, observe_pier: bool = False, fall_ends_episode: bool = False, **options: Unpack[EnvironmentOptions]
     ) -> None:
+        task, body = split_options(options)
         self.observed_positions = slice(None) if observe_pier else slice(1, CHEETAH_SIZE)
         self.observed_velocities = slice(None) if observe_pier else slice(CHEETAH_SIZE)
         self.observation_is_state = observe_pier
         self.fall_ends_episode = fall_ends_episode
         HalfCheetahEnv.__init__(self, ctrl_cost_weight=CTRL_COST_WEIGHT, **body)
-        self.hide_task(
-            {**body, "observe_pier": observe_pier, "fall_ends_episode": fall_ends_episode},
-            switch_probability=switch_probability,
-            switch_period=switch_period,
-            tasks=tasks,
-            observe_reward=observe_reward,
-            process_noise=process_noise,
-            reward_range=reward_range,
-        )
+        self.hide_task({**options, "observe_pier": observe_pier, "fall_ends_episode": fall_ends_episode}, **task)
 
     def _initialize_simulation(self) -> tuple[Any, Any]:
         spec = mujoco.MjSpec.from_file(self.fullpath)

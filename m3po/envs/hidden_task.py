@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, TypedDict
+from typing import Any, ClassVar, TypedDict, cast
 
 import gymnasium as gym
 import mujoco
@@ -43,6 +43,28 @@ class BodyOptions(TypedDict, total=False):
     visual_options: dict[int, bool]
 
 
+class TaskOptions(TypedDict, total=False):
+    """Options of every environment here about its hidden task; ``HiddenTask.hide_task`` has the defaults."""
+
+    switch_probability: float | None
+    switch_period: int | None
+    tasks: Sequence[int] | None
+    observe_reward: bool
+    process_noise: ArrayLike
+    reward_range: tuple[float, float] | None
+
+
+class EnvironmentOptions(TaskOptions, BodyOptions, total=False):
+    """What every environment here takes."""
+
+
+def split_options(options: EnvironmentOptions) -> tuple[TaskOptions, BodyOptions]:
+    """The options about the task, and the rest, which are for gymnasium's body; it refuses those it does not know."""
+    of_task = {name: value for name, value in options.items() if name in TaskOptions.__annotations__}
+    of_body = {name: value for name, value in options.items() if name not in of_task}
+    return cast(TaskOptions, of_task), cast(BodyOptions, of_body)
+
+
 def uniform_draws(task: int, count: int) -> Array:
     """``count`` independent numbers, uniform in [0, 1), that are a fixed function of the task's name. Shape [count].
 
@@ -64,6 +86,7 @@ class HiddenTask(MujocoEnv):
         default_tasks, train_tasks, test_tasks: what episodes draw from by default, and the sources' splits.
         observed_positions, observed_velocities: the parts of qpos and qvel that make up the observation.
         edited_fields: the fields of the MuJoCo model that a task changes.
+        reward_observed: whether ``observe_reward`` is on by default.
         observation_is_state: whether, with process noise, the next observation depends on nothing but task, observation
             and action.
         switching: the rule of the switches.
@@ -79,6 +102,7 @@ class HiddenTask(MujocoEnv):
     train_tasks: ClassVar[Sequence[int]]
     test_tasks: ClassVar[Sequence[int]]
     edited_fields: ClassVar[tuple[str, ...]] = ()
+    reward_observed: ClassVar[bool] = False
     observed_positions: slice
     observed_velocities: slice = slice(None)
     observation_is_state: bool = False
@@ -87,14 +111,14 @@ class HiddenTask(MujocoEnv):
         self,
         arguments: Mapping[str, Any],
         *,
-        switch_probability: float | None,
-        switch_period: int | None,
-        tasks: Sequence[int] | None,
-        observe_reward: bool,
-        process_noise: ArrayLike,
-        reward_range: tuple[float, float] | None,
+        switch_probability: float | None = None,
+        switch_period: int | None = None,
+        tasks: Sequence[int] | None = None,
+        observe_reward: bool | None = None,
+        process_noise: ArrayLike = 0.0,
+        reward_range: tuple[float, float] | None = None,
     ) -> None:
-        """To be called once the body is built. ``arguments``: the constructor's, beyond the ones that follow.
+        """To be called once the body is built. ``arguments``: all that the constructor was given, to build a twin.
 
         Raises:
             ValueError: on a bad switching rule, task, noise or reward range.
@@ -103,23 +127,15 @@ class HiddenTask(MujocoEnv):
         probability = default if switch_probability is None else switch_probability
         self.switching = SwitchingRule(probability=probability, period=switch_period)
         self.tasks: Sequence[int] = self._check_tasks(self.default_tasks if tasks is None else tasks)
-        self.observe_reward = observe_reward
+        self.observe_reward = self.reward_observed if observe_reward is None else observe_reward
         state_size = len(self._get_obs())
-        size = state_size + observe_reward
+        size = state_size + self.observe_reward
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, (size,), np.float64)
         self.process_noise = _check_noise(process_noise, size)
         self.reward_range = _check_range(reward_range)
         self.task = -1  # the model is as built
         self._state_size = state_size
-        self._arguments = {
-            **arguments,
-            "switch_probability": switch_probability,
-            "switch_period": switch_period,
-            "tasks": tasks,
-            "observe_reward": observe_reward,
-            "process_noise": process_noise,
-            "reward_range": reward_range,
-        }
+        self._arguments = dict(arguments)
         self._steps = 0
         self._dynamics: SimulatedDynamics | None = None
         self._original = {name: getattr(self.model, name).copy() for name in self.edited_fields}

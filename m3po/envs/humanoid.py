@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Unpack
 
 import numpy as np
 from gymnasium.envs.mujoco.humanoid_v5 import HumanoidEnv
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from m3po.envs.direction import DirectionTask
-from m3po.envs.hidden_task import BodyOptions
+from m3po.envs.hidden_task import EnvironmentOptions, split_options
 
 HEALTHY_HEIGHT = (1.0, 2.0)
 
@@ -27,17 +26,8 @@ class HumanoidDirec(DirectionTask, HumanoidEnv):
 
     observed_positions = slice(2, None)
 
-    def __init__(
-        self,
-        *,
-        switch_probability: float | None = None,
-        switch_period: int | None = None,
-        tasks: Sequence[int] | None = None,
-        observe_reward: bool = True,
-        process_noise: ArrayLike = 0.0,
-        reward_range: tuple[float, float] | None = None,
-        **body: Unpack[BodyOptions],
-    ) -> None:
+    def __init__(self, **options: Unpack[EnvironmentOptions]) -> None:
+        task, body = split_options(options)
         HumanoidEnv.__init__(
             self,
             healthy_z_range=HEALTHY_HEIGHT,
@@ -47,15 +37,7 @@ class HumanoidDirec(DirectionTask, HumanoidEnv):
             include_cfrc_ext_in_observation=False,
             **body,
         )
-        self.hide_task(
-            body,
-            switch_probability=switch_probability,
-            switch_period=switch_period,
-            tasks=tasks,
-            observe_reward=observe_reward,
-            process_noise=process_noise,
-            reward_range=reward_range,
-        )
+        self.hide_task(options, **task)
 
     def terminated(self, observation: NDArray[np.floating]) -> NDArray[np.bool_]:
         """Height outside (1, 2). [N, O] -> [N]."""

@@ -8,9 +8,9 @@ from typing import Any, ClassVar, Unpack
 import mujoco
 import numpy as np
 from gymnasium.envs.mujoco.walker2d_v5 import Walker2dEnv
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from m3po.envs.hidden_task import CONTINUUM, BodyOptions, HiddenTask, uniform_draws
+from m3po.envs.hidden_task import CONTINUUM, EnvironmentOptions, HiddenTask, split_options, uniform_draws
 from m3po.envs.protocol import Array
 
 FRAME_SKIP = 8
@@ -40,32 +40,14 @@ class Walker2dRandomParams(HiddenTask, Walker2dEnv):
     observed_positions = slice(1, None)
     observation_is_state = True
 
-    def __init__(
-        self,
-        *,
-        switch_probability: float | None = None,
-        switch_period: int | None = None,
-        tasks: Sequence[int] | None = None,
-        observe_reward: bool = False,
-        frame_skip: int = FRAME_SKIP,
-        process_noise: ArrayLike = 0.0,
-        reward_range: tuple[float, float] | None = None,
-        **body: Unpack[BodyOptions],
-    ) -> None:
-        self._clips = not np.any(process_noise)
+    def __init__(self, *, frame_skip: int = FRAME_SKIP, **options: Unpack[EnvironmentOptions]) -> None:
+        task, body = split_options(options)
+        self._clips = not np.any(task.get("process_noise", 0.0))
         Walker2dEnv.__init__(
             self, frame_skip=frame_skip, healthy_z_range=HEALTHY_HEIGHT, healthy_angle_range=HEALTHY_ANGLE, **body
         )
         self._scratch = mujoco.MjData(self.model)
-        self.hide_task(
-            {**body, "frame_skip": frame_skip},
-            switch_probability=switch_probability,
-            switch_period=switch_period,
-            tasks=tasks,
-            observe_reward=observe_reward,
-            process_noise=process_noise,
-            reward_range=reward_range,
-        )
+        self.hide_task({**options, "frame_skip": frame_skip}, **task)
 
     def _get_obs(self) -> Array:
         observation = super()._get_obs()
