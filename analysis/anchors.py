@@ -29,6 +29,7 @@ from m3po.envs.switching_point_mass import (
     STATE_SIZE,
     PointMassDynamics,
 )
+from m3po.flag_checks import check_at_least
 from m3po.run_directory import provenance
 
 Kind = Literal["random", "memoryless", "filter", "oracle"]
@@ -61,11 +62,7 @@ class AnchorConfig:
     """Print JSON instead of a table."""
 
     def __post_init__(self) -> None:
-        for name in ("iterations", "batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} must be >= 1, got {getattr(self, name)}")
-        if self.episodes < 2:
-            raise ValueError(f"--episodes must be >= 2, got {self.episodes}")
+        check_at_least(self, iterations=1, batch=1, episodes=2)
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"--seed must be in 0..{2**32 - 1}, got {self.seed}")
         if self.out is not None and self.out.is_dir():  # before the minutes of search, not after

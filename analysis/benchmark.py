@@ -31,6 +31,7 @@ from m3po.command_line import run
 from m3po.config import Config
 from m3po.context_encoder import ContextEncoder
 from m3po.evaluate import make_environment
+from m3po.flag_checks import check_at_least
 from m3po.model import EnsembleModel
 from m3po.model_training import train_model
 from m3po.networks import StackedMLP
@@ -83,13 +84,10 @@ class BenchmarkConfig:
     """Print one JSON object instead of the report."""
 
     def __post_init__(self) -> None:
-        positive = (
-            "batch_size", "history_length", "observation_size", "action_size", "context_size", "width", "layers",
-            "ensemble_size", "rollouts", "rollout_length", "loop_steps", "threads",
+        check_at_least(
+            self, batch_size=1, history_length=1, observation_size=1, action_size=1, context_size=1, width=1, layers=1,
+            ensemble_size=1, rollouts=1, rollout_length=1, loop_steps=1, threads=1,
         )  # fmt: skip
-        for name in positive:
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name.replace('_', '-')} must be >= 1, got {getattr(self, name)}")
         if not 0 < self.seconds < 3600:
             raise ValueError(f"--seconds must be in (0, 3600), got {self.seconds}")
 

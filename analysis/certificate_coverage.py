@@ -28,7 +28,8 @@ from bounds.finite.instance import Instance
 from bounds.finite.process import state_laws
 from bounds.finite.random_instances import disturbed, random_distributions
 from m3po.command_line import run
-from m3po.run_directory import provenance
+from m3po.flag_checks import check_at_least, check_confidence, check_directory_of, flag
+from m3po.run_directory import commit_of, provenance
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -74,16 +75,12 @@ class CertificateCoverageConfig:
     """Where to draw widths and coverage; nowhere when not given."""
 
     def __post_init__(self) -> None:
-        for name, least in (("data_sets", 1), ("certificates", 1), ("episodes", 2), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"--{name.replace('_', '-')} must be >= {least}, got {getattr(self, name)}")
+        check_at_least(self, data_sets=1, certificates=1, episodes=2, seed=0)
         for name in ("sizes", "joint_sizes"):
             if not getattr(self, name) or min(getattr(self, name)) < 2:
-                raise ValueError(f"--{name.replace('_', '-')} must be numbers >= 2, got {getattr(self, name)}")
-        if not 0 < self.confidence < 1:
-            raise ValueError(f"--confidence must be in (0, 1), got {self.confidence}")
-        if self.figure is not None and not self.figure.parent.is_dir():
-            raise ValueError(f"--figure: no directory {self.figure.parent}")
+                raise ValueError(f"{flag(name)} must be numbers >= 2, got {getattr(self, name)}")
+        check_confidence(self.confidence)
+        check_directory_of("figure", self.figure)
 
 
 # Processes with known truth
@@ -493,9 +490,8 @@ def measure(config: CertificateCoverageConfig) -> Coverage:
 
 def record_of(coverage: Coverage, config: CertificateCoverageConfig) -> dict[str, Any]:
     """JSON-ready, with the settings and the commit that it was made with."""
-    made = provenance([])
     settings = {name: value for name, value in asdict(config).items() if name not in ("as_json", "figure")}
-    return {"commit": f"{made['commit']}{'+' if made['dirty'] else ''}", "settings": settings, **asdict(coverage)}
+    return {"commit": commit_of(provenance([])), "settings": settings, **asdict(coverage)}
 
 
 def text(coverage: Coverage, config: CertificateCoverageConfig) -> str:

@@ -23,6 +23,7 @@ from bounds import Certificate, certificate, linear_weights
 from bounds.confidence import Interval, betting, simultaneous
 from bounds.divergence import one_sample_tv
 from m3po.command_line import run
+from m3po.flag_checks import check_confidence
 
 Array = NDArray[np.float64]
 Verdict = Literal["certified", "violated", "not certifiable"]
@@ -452,8 +453,7 @@ class CertifyConfig:
     """Print one JSON object instead of text."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.confidence < 1:
-            raise ValueError(f"--confidence must be in (0, 1), got {self.confidence}")
+        check_confidence(self.confidence)
 
 
 def text(report: Report) -> str:

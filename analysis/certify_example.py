@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from m3po.command_line import run
 from m3po.envs.switching import SwitchingRule
 from m3po.envs.switching_point_mass import DEFAULT_PROCESS_NOISE, PointMassDynamics, PointMassTask
+from m3po.flag_checks import check_at_least, check_directory_of
 
 Array = NDArray[np.float64]
 Generator = np.random.Generator
@@ -44,11 +45,8 @@ class ExampleConfig:
     """Seed of everything."""
 
     def __post_init__(self) -> None:
-        for name, least in (("training_episodes", 1), ("episodes", 2), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"--{name.replace('_', '-')} must be >= {least}, got {getattr(self, name)}")
-        if not self.out.parent.is_dir():
-            raise ValueError(f"--out: no directory {self.out.parent}")
+        check_at_least(self, training_episodes=1, episodes=2, seed=0)
+        check_directory_of("out", self.out)
 
 
 def policy_mean(observation: Array, gains: tuple[float, float]) -> Array:

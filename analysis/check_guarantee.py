@@ -18,12 +18,13 @@ from tqdm import tqdm
 
 import bounds
 from analysis.certify import summed_errors
-from analysis.surrogates import surrogates
+from analysis.surrogates import span, surrogates
 from analysis.surrogates import text as surrogates_text
 from bounds.confidence import Interval, betting
 from m3po.command_line import run
 from m3po.envs.protocol import CertifiableDynamics, FilteredDynamics
 from m3po.evaluate import Trajectories, run_episodes
+from m3po.flag_checks import check_at_least, check_confidence, check_directory_of
 from m3po.measure import (
     Array,
     EncodedTrajectories,
@@ -82,16 +83,9 @@ class CheckConfig:
     """Where to draw the figure; RUN_DIR/guarantee.png when not given."""
 
     def __post_init__(self) -> None:
-        if self.episodes < 2:
-            raise ValueError(f"--episodes must be >= 2, got {self.episodes}")
-        if not 0 < self.confidence < 1:
-            raise ValueError(f"--confidence must be in (0, 1), got {self.confidence}")
-        if self.rollout_length is not None and self.rollout_length < 1:
-            raise ValueError(f"--rollout-length must be >= 1, got {self.rollout_length}")
-        if self.seed < 0:
-            raise ValueError(f"--seed must be >= 0, got {self.seed}")
-        if self.figure is not None and not self.figure.parent.is_dir():
-            raise ValueError(f"--figure: no directory {self.figure.parent}")
+        check_at_least(self, episodes=2, rollout_length=1, seed=0)
+        check_confidence(self.confidence)
+        check_directory_of("figure", self.figure)
 
 
 @dataclass(frozen=True)
@@ -425,11 +419,6 @@ def describe(measured: Measured, rows: list[Check]) -> dict[str, Any]:
         "summed_errors": measured.summed,
         "checks": [dataclasses.asdict(row) for row in rows],
     }
-
-
-def span(value: dict[str, float]) -> str:
-    """estimate [lower, upper]."""
-    return f"{value['estimate']:.3f} [{value['lower']:.3f}, {value['upper']:.3f}]"
 
 
 def text(report: dict[str, Any]) -> str:

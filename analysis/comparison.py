@@ -6,8 +6,6 @@ runs of one algorithm may differ in nothing but their seed.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import sys
 from collections.abc import Sequence
@@ -18,9 +16,11 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
+from analysis.run_table import table_of
 from analysis.variants import NOT_IDENTITY, Run, algorithm_of, student_interval
 from m3po.command_line import run
 from m3po.config import ONLY_READ_BY, Config
+from m3po.flag_checks import check_directory_of
 from m3po.run_directory import RunDirectory
 
 # What all algorithms read; histories may also be switched off.
@@ -44,8 +44,7 @@ class ComparisonConfig:
     def __post_init__(self) -> None:
         if not self.run_dirs:
             raise ValueError("name at least one run directory")
-        if self.out is not None and not self.out.parent.is_dir():
-            raise ValueError(f"--out: no directory {self.out.parent}")
+        check_directory_of("out", self.out)
 
 
 def reads(config: Config, name: str) -> bool:
@@ -65,8 +64,7 @@ def load(run_dirs: Sequence[Path], *, unfinished: bool = False) -> dict[str, lis
         config = directory.config
         if not (directory.complete or unfinished):
             raise ValueError(f"{path} is not finished; --unfinished takes it as far as it is")
-        commits = {f"{each['commit']}{'+' if each['dirty'] else ''}" for each in directory.provenance()}
-        each = Run(algorithm_of(config), config.seed, tuple(sorted(commits)), tuple(directory.metrics()))
+        each = Run(algorithm_of(config), config.seed, directory.commits, tuple(directory.metrics()))
         if not each.rows:
             raise ValueError(f"{path} has no metrics yet")
         others = found.setdefault(config.env_id, {})
@@ -84,18 +82,16 @@ def load(run_dirs: Sequence[Path], *, unfinished: bool = False) -> dict[str, lis
 
 
 def table(environments: dict[str, list[Run]]) -> str:
-    """The CSV: one line per run and evaluation, after comment lines that say where it comes from."""
-    text = io.StringIO()
-    commits = sorted({commit for runs in environments.values() for each in runs for commit in each.commits})
-    text.write(f"# trained with m3po.train at commit {', '.join(commits)}\n")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["environment", "variant", "seed", "step", "return", "return_standard_error"])
-    for env_id, runs in environments.items():
-        for each in runs:
-            for row in each.rows:
-                values = [f"{row[name]:.6g}" for name in ("return", "return_standard_error")]
-                writer.writerow([env_id, each.variant, each.seed, row["step"], *values])
-    return text.getvalue()
+    """The CSV."""
+    measured = ("return", "return_standard_error")
+    lines = [
+        [env_id, each.variant, each.seed, row["step"], *(f"{row[name]:.6g}" for name in measured)]
+        for env_id, runs in environments.items()
+        for each in runs
+        for row in each.rows
+    ]
+    commits = [commit for runs in environments.values() for each in runs for commit in each.commits]
+    return table_of(commits, ["environment", "variant", "seed", "step", *measured], lines)
 
 
 def summary(environments: dict[str, list[Run]]) -> dict[str, Any]:

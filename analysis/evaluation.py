@@ -24,6 +24,7 @@ from tqdm import tqdm
 from analysis.variants import algorithm_of
 from m3po.command_line import run
 from m3po.evaluate import make_environment, run_episodes
+from m3po.flag_checks import check_at_least, check_directory_of
 from m3po.policy import Policy
 from m3po.run_directory import RunDirectory
 from m3po.train import training_of
@@ -52,12 +53,8 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         if not self.run_dirs:
             raise ValueError("name at least one run directory")
-        if self.episodes < 2:
-            raise ValueError(f"--episodes must be >= 2, got {self.episodes}")
-        if self.seed < 0:
-            raise ValueError(f"--seed must be >= 0, got {self.seed}")
-        if self.out is not None and not self.out.parent.is_dir():
-            raise ValueError(f"--out: no directory {self.out.parent}")
+        check_at_least(self, episodes=2, seed=0)
+        check_directory_of("out", self.out)
 
 
 @dataclass(frozen=True)

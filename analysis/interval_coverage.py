@@ -29,6 +29,7 @@ from analysis.statistics import (
 )
 from analysis.variants import student_interval
 from m3po.command_line import run
+from m3po.flag_checks import check_confidence
 
 Array = NDArray[np.float64]
 METHODS: tuple[Method, ...] = ("percentile", "bca")
@@ -121,8 +122,7 @@ class CoverageConfig:
                 raise ValueError(f"--{name} must be at least {least}, got {' '.join(map(str, values)) or 'none'}")
         if self.trials < 1:
             raise ValueError(f"--trials must be at least 1, got {self.trials}")
-        if not 0 < self.confidence < 1:
-            raise ValueError(f"--confidence must be in (0, 1), got {self.confidence}")
+        check_confidence(self.confidence)
         if self.resamples < fewest_resamples(self.confidence):
             raise ValueError(
                 f"--resamples must be at least {fewest_resamples(self.confidence)} at --confidence "

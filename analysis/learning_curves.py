@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from analysis.anchors import landed_anchors
 from m3po.command_line import run
+from m3po.flag_checks import check_directory_of
 from m3po.run_directory import RunDirectory
 
 if TYPE_CHECKING:
@@ -50,8 +51,7 @@ class CurvesConfig:
     def __post_init__(self) -> None:
         if not self.run_dirs:
             raise ValueError("name at least one run directory")
-        if not self.figure.parent.is_dir():
-            raise ValueError(f"--figure: no directory {self.figure.parent}")
+        check_directory_of("figure", self.figure)
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,7 @@ def load(run_dirs: Sequence[Path]) -> Curves:
             raise ValueError(f"{each.path} was evaluated at other steps than {runs[0].path}")
     names = [name for name, value in tables[0][0].items() if isinstance(value, int | float)]
     values = {name: np.array([[row[name] for row in table] for table in tables], dtype=np.float64) for name in names}
-    sessions = [session for each in runs for session in each.provenance()]
-    commits = sorted({f"{session['commit']}{'+' if session['dirty'] else ''}" for session in sessions})
+    commits = sorted({commit for each in runs for commit in each.commits})
     return Curves(
         runs[0].config.env_id, commits, [each.config.seed for each in runs], np.array(steps, dtype=np.float64), values
     )

@@ -29,6 +29,7 @@ from analysis.resumable_table import ResumableTable
 from m3po.command_line import run
 from m3po.config import Config
 from m3po.evaluate import Trajectories, run_episodes
+from m3po.flag_checks import check_at_least, check_confidence, check_directory, check_directory_of
 from m3po.measure import EncodedTrajectories
 from m3po.model_training import train_model
 from m3po.policy import HistoryPolicy
@@ -83,14 +84,10 @@ class NoiseLevelConfig:
                 raise ValueError(f"--{name} must be different finite numbers > 0, got {levels}")
         if not self.samples or any(count < HORIZON or count % HORIZON for count in self.samples):
             raise ValueError(f"--samples must be multiples of {HORIZON}, got {self.samples}")
-        for name, least in (("training_steps", 1), ("width", 1), ("model_updates", 1), ("episodes", 2), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"--{name.replace('_', '-')} must be >= {least}, got {getattr(self, name)}")
-        if not 0 < self.confidence < 1:
-            raise ValueError(f"--confidence must be in (0, 1), got {self.confidence}")
-        for path in (self.out.parent, self.runs):
-            if not path.is_dir():
-                raise ValueError(f"no directory {path}")
+        check_at_least(self, training_steps=1, width=1, model_updates=1, episodes=2, seed=0)
+        check_confidence(self.confidence)
+        check_directory_of("out", self.out)
+        check_directory("runs", self.runs)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import m3po.envs  # noqa: F401 (registers the environments)
 from analysis.figure_style import figure_style
 from analysis.pictures import TASK_COLOURS, Colour, Photographer, Picture, TaskColours, choose_backend
 from m3po.command_line import run
+from m3po.flag_checks import check_directory, check_directory_of
 
 # In the order of the paper's Figure 6.
 NAMES = (
@@ -63,10 +64,8 @@ class PortraitsConfig:
     """Of a picture, in pixels."""
 
     def __post_init__(self) -> None:
-        if self.strips is not None and not self.strips.parent.is_dir():
-            raise ValueError(f"--strips: no directory {self.strips.parent}")
-        if not self.out_dir.is_dir():
-            raise ValueError(f"--out-dir: no directory {self.out_dir}")
+        check_directory_of("strips", self.strips)
+        check_directory("out_dir", self.out_dir)
         for name in ("width", "height"):
             if not 16 <= getattr(self, name) <= 4096:
                 raise ValueError(f"--{name} must be in [16, 4096], got {getattr(self, name)}")

@@ -21,6 +21,7 @@ from m3po.command_line import run
 from m3po.envs.switching_point_mass import PICTURE_EXTENT, REWARD_WIDTH, SwitchingPointMass, picture
 from m3po.envs.switching_point_mass import TASK_COLOURS as POINT_MASS_COLOURS
 from m3po.evaluate import to_environment, to_tensor
+from m3po.flag_checks import check_at_least, check_directory
 from m3po.policy import Policy
 from m3po.run_directory import RunDirectory
 from m3po.train import training_of
@@ -58,16 +59,11 @@ class RenderConfig:
     """Where the two files go; RUN_DIR when not given."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "every", "strip_pictures"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name.replace('_', '-')} must be >= 1, got {getattr(self, name)}")
+        check_at_least(self, steps=1, every=1, strip_pictures=1, seed=0)
         for name in ("width", "height"):
             if not 16 <= getattr(self, name) <= 4096:
                 raise ValueError(f"--{name} must be in [16, 4096], got {getattr(self, name)}")
-        if self.seed < 0:
-            raise ValueError(f"--seed must be >= 0, got {self.seed}")
-        if self.out_dir is not None and not self.out_dir.is_dir():
-            raise ValueError(f"--out-dir: no directory {self.out_dir}")
+        check_directory("out_dir", self.out_dir)
 
 
 @dataclass(frozen=True)

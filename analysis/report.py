@@ -31,6 +31,7 @@ from analysis.report_sections import (
     origin,
 )
 from m3po.command_line import run
+from m3po.flag_checks import check_at_least, check_confidence, check_directory_of
 
 
 @dataclass(frozen=True)
@@ -53,16 +54,11 @@ class ReportConfig:
     """Seed of the fresh episodes."""
 
     def __post_init__(self) -> None:
-        if self.out is not None and not self.out.parent.is_dir():
-            raise ValueError(f"--out: no directory {self.out.parent}")
+        check_directory_of("out", self.out)
         if self.out is not None and self.out.is_dir():
             raise ValueError(f"--out must be a file, got the directory {self.out}")
-        if self.episodes is not None and self.episodes < 2:
-            raise ValueError(f"--episodes must be >= 2, got {self.episodes}")
-        if not 0 < self.confidence < 1:
-            raise ValueError(f"--confidence must be in (0, 1), got {self.confidence}")
-        if self.seed < 0:
-            raise ValueError(f"--seed must be >= 0, got {self.seed}")
+        check_at_least(self, episodes=2, seed=0)
+        check_confidence(self.confidence)
 
 
 STYLE = """

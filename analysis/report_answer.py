@@ -61,6 +61,19 @@ def between(value: dict[str, float]) -> str:
     return f"between {shown(value['lower'])} and {shown(value['upper'])}"
 
 
+def promised_mark(value: dict[str, float]) -> Mark:
+    return Mark("promised", "The model promises", shown(value["estimate"]), *_drawn(value))
+
+
+def measured_mark(value: dict[str, float]) -> Mark:
+    ends = f"{shown(value['lower'])} to {shown(value['upper'])}"
+    return Mark("measured", "Measured", f"{shown(value['estimate'])} ({ends})", *_drawn(value))
+
+
+def _drawn(value: dict[str, float]) -> tuple[float, float, float]:
+    return value["lower"], value["upper"], value["estimate"]
+
+
 def answer_of(found: Findings) -> Answer:
     """The answer to the question, from what was found."""
     if found.check is None:
@@ -106,23 +119,9 @@ def surrogate_answer(check: dict[str, Any]) -> Answer:
             "The intervals are approximate, and a policy that keeps training leaves them behind.",
         ],
         [
-            Mark(
-                "promised",
-                "The model promises",
-                shown(promised["estimate"]),
-                promised["lower"],
-                promised["upper"],
-                promised["estimate"],
-            ),
+            promised_mark(promised),
             Mark("guaranteed", "Guaranteed", "nothing"),
-            Mark(
-                "measured",
-                "Measured",
-                f"{shown(measured['estimate'])} ({shown(measured['lower'])} to {shown(measured['upper'])})",
-                measured["lower"],
-                measured["upper"],
-                measured["estimate"],
-            ),
+            measured_mark(measured),
         ],
         (min(ends) - margin, max(ends) + margin),
     )
@@ -183,30 +182,10 @@ def certificate_answer(check: dict[str, Any]) -> Answer:
         headline,
         sentences,
         [
-            Mark(
-                "promised",
-                "The model promises",
-                shown(promised["estimate"]),
-                promised["lower"],
-                promised["upper"],
-                promised["estimate"],
-            ),
+            promised_mark(promised),
             guarantee,
-            Mark(
-                "measured",
-                "Measured",
-                f"{shown(measured['estimate'])} ({shown(measured['lower'])} to {shown(measured['upper'])})",
-                measured["lower"],
-                measured["upper"],
-                measured["estimate"],
-            ),
-            Mark(
-                "possible",
-                "Possible at all",
-                f"{shown(lowest)} to {shown(highest)}",
-                lowest,
-                highest,
-            ),
+            measured_mark(measured),
+            Mark("possible", "Possible at all", f"{shown(lowest)} to {shown(highest)}", lowest, highest),
         ],
         (lowest, highest),
     )

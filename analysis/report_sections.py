@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from analysis import check_guarantee, report_charts
-from analysis.check_guarantee import span
 from analysis.learning_curves import anchors_of, closed
 from analysis.page import drawing, table
 from analysis.report_answer import shown
 from analysis.report_findings import Findings, decomposition, through_training
+from analysis.surrogates import span
 from m3po.config import Config
 from m3po.run_directory import provenance
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Generic, TypeVar, get_type_hints
 
-from m3po.run_directory import provenance
+from m3po.run_directory import commit_of, provenance
 
 Row = TypeVar("Row")
 
@@ -59,8 +59,7 @@ class ResumableTable(Generic[Row]):
         self.path = path
         self.rows: list[Row] = []
         first = f"# settings {json.dumps(dict(settings))}\n"
-        made = provenance([])
-        commit = f"# commit {made['commit'] or 'unknown'}{'+' if made['dirty'] else ''}\n"
+        commit = f"# commit {commit_of(provenance([]))}\n"
         names = [field.name for field in fields(row_type)]  # type: ignore[arg-type]
         if path.exists():
             lines = path.read_text().splitlines(keepends=True)

@@ -19,6 +19,7 @@ from bounds import ALL_BOUNDS, get
 from bounds.finite.checks import TOLERANCE, measure
 from bounds.finite.instance import Rollout, save_instance
 from m3po.command_line import run
+from m3po.flag_checks import check_at_least, check_directory_of
 
 CERTIFICATES = ("certificate", "certificate-full")
 
@@ -62,15 +63,10 @@ class SearchConfig:
             raise ValueError(f"--bound must be one of {', '.join(names)}, got {self.bound!r}")
         if not 0.0 <= self.discount < 1.0:
             raise ValueError(f"--gamma must be in [0, 1), got {self.discount}")
-        smallest = {"k": (self.rollout_length, 1), "restarts": (self.restarts, 1), "steps": (self.steps, 1)}
-        smallest |= {"states": (self.states, 2), "actions": (self.actions, 1), "seed": (self.seed, 0)}
-        if self.horizon is not None:
-            smallest["horizon"] = (self.horizon, 1)
-        for flag, (value, least) in smallest.items():
-            if value < least:
-                raise ValueError(f"--{flag} must be >= {least}, got {value}")
-        if self.out is not None and not self.out.parent.is_dir():
-            raise ValueError(f"--out {self.out}: there is no directory {self.out.parent}")
+        if self.rollout_length < 1:
+            raise ValueError(f"--k must be >= 1, got {self.rollout_length}")
+        check_at_least(self, restarts=1, steps=1, states=2, actions=1, seed=0, horizon=1)
+        check_directory_of("out", self.out)
 
 
 def target_of(config: SearchConfig) -> Target:

@@ -27,6 +27,7 @@ from scipy import special
 
 from analysis.figure_style import INK, VARIANT_COLOURS, figure_style
 from m3po.command_line import run
+from m3po.flag_checks import check_confidence, check_directory_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -590,8 +591,7 @@ class StatisticsConfig:
     """Also draw the curves and the probabilities of improvement into this file (.png, .pdf, .svg)."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.confidence < 1:
-            raise ValueError(f"--confidence must be in (0, 1), got {self.confidence}")
+        check_confidence(self.confidence)
         if not fewest_resamples(self.confidence) <= self.resamples <= 100_000:
             raise ValueError(
                 f"--resamples must be from {fewest_resamples(self.confidence)} (at --confidence {self.confidence}) to "
@@ -604,8 +604,7 @@ class StatisticsConfig:
         if self.figure is not None:
             if self.figure.suffix.lower() not in FIGURE_SUFFIXES:
                 raise ValueError(f"--figure must end in one of {', '.join(FIGURE_SUFFIXES)}, got {self.figure}")
-            if not self.figure.parent.is_dir():
-                raise ValueError(f"--figure: no directory {self.figure.parent}")
+            check_directory_of("figure", self.figure)
         anchors_of(self.anchors)
 
 

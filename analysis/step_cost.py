@@ -15,6 +15,7 @@ import tyro
 
 import m3po.envs  # noqa: F401 (registers the environments)
 from m3po.command_line import run
+from m3po.flag_checks import check_at_least
 
 _PLAIN_STATE = {f"include_{name}_in_observation": False for name in ("cinert", "cvel", "qfrc_actuator", "cfrc_ext")}
 _ANT = ("Ant-v5", {"include_cfrc_ext_in_observation": False})
@@ -41,9 +42,7 @@ class StepCostConfig:
     """Print JSON instead of a table."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "repeats"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} must be >= 1, got {getattr(self, name)}")
+        check_at_least(self, steps=1, repeats=1)
 
 
 def seconds_per_step(environment: gym.Env[Any, Any], actions: np.ndarray) -> float:

@@ -468,13 +468,14 @@ def surrogates(
     }
 
 
+def span(value: dict[str, float]) -> str:
+    """estimate [lower, upper]."""
+    return f"{value['estimate']:.3f} [{value['lower']:.3f}, {value['upper']:.3f}]"
+
+
 def text(found: dict[str, Any]) -> list[str]:
     """The surrogates as lines for a person."""
     nll, steps, worst, gap = found["nll"], found["k_step"], found["calibration"]["worst"], found["return_gap"]
-
-    def span(value: dict[str, float]) -> str:
-        return f"{value['estimate']:.3f} [{value['lower']:.3f}, {value['upper']:.3f}]"
-
     lines = [
         f"surrogates, on {found['episodes']} fresh episodes of the policy; they certify nothing. Intervals are "
         f"Student's over episodes, {found['confidence']:g} each, and approximate; k-step errors and the telescoped gap "

@@ -42,6 +42,7 @@ from bounds.confidence import Interval
 from m3po.command_line import run
 from m3po.config import Config
 from m3po.evaluate import Trajectories, run_episodes
+from m3po.flag_checks import check_at_least, check_confidence, check_directory_of
 from m3po.model import EnsembleModel
 from m3po.policy import HistoryPolicy
 from m3po.train import Training
@@ -91,19 +92,15 @@ class ThroughTrainingConfig:
     """Print the rows as JSON instead of a table."""
 
     def __post_init__(self) -> None:
-        for name, least in (("total_steps", 1), ("every", 1), ("episodes", 2), ("stale_episodes", 2)):
-            if getattr(self, name) < least:
-                raise ValueError(f"--{name.replace('_', '-')} must be >= {least}, got {getattr(self, name)}")
+        check_at_least(self, total_steps=1, every=1, episodes=2, stale_episodes=2)
         if not self.seeds or min(self.seeds) < 0 or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"--seeds must be different numbers >= 0, got {self.seeds}")
         if 0 not in self.ages or min(self.ages) < 0 or len(set(self.ages)) < len(self.ages):
             raise ValueError(f"--ages must be different numbers >= 0 with 0 among them, got {self.ages}")
-        if not 0 < self.confidence < 1:
-            raise ValueError(f"--confidence must be in (0, 1), got {self.confidence}")
+        check_confidence(self.confidence)
         if not self.checkpoints:
             raise ValueError(f"--every must be <= {self.total_steps} (--total-steps), got {self.every}")
-        if not self.out.parent.is_dir():
-            raise ValueError(f"--out: no directory {self.out.parent}")
+        check_directory_of("out", self.out)
 
     @property
     def checkpoints(self) -> tuple[int, ...]:
@@ -294,10 +291,7 @@ class Snapshots:
     def advance(self, training: Training) -> None:
         """One real step of the training, with a snapshot of who took it where one is wanted."""
         step = training.steps
-        settings = training.config
-        since_first = step - settings.initial_random_steps
-        begins_epoch = since_first >= 0 and since_first % settings.epoch_steps == 0
-        before = training.policy.snapshot() if step in self._wanted and not begins_epoch else None
+        before = training.policy.snapshot() if step in self._wanted and not training.epoch_begins else None
         training.advance()
         if step in self._wanted:
             self.policies[step] = training.data_policy if before is None else before

@@ -6,8 +6,6 @@ refused, because a comparison would mix two causes.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import sys
 from collections.abc import Sequence
@@ -21,8 +19,10 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from analysis.anchors import landed_anchors
+from analysis.run_table import table_of
 from m3po.command_line import run
 from m3po.config import Config
+from m3po.flag_checks import check_directory_of
 from m3po.run_directory import RunDirectory
 
 # What may tell one run from another, besides where it lies and how its session was started.
@@ -48,8 +48,7 @@ class VariantsConfig:
     def __post_init__(self) -> None:
         if not self.run_dirs:
             raise ValueError("name at least one run directory")
-        if self.out is not None and not self.out.parent.is_dir():
-            raise ValueError(f"--out: no directory {self.out.parent}")
+        check_directory_of("out", self.out)
 
 
 def algorithm_of(config: Config) -> str:
@@ -99,23 +98,19 @@ def load(run_dirs: Sequence[Path]) -> list[Run]:
         key = name_of(directory.config), directory.config.seed
         if key in runs:
             raise ValueError(f"{directory.path}: there are two runs of {key[0]} with seed {key[1]}")
-        commits = {f"{each['commit']}{'+' if each['dirty'] else ''}" for each in directory.provenance()}
-        runs[key] = Run(*key, tuple(sorted(commits)), tuple(directory.metrics()))
+        runs[key] = Run(*key, directory.commits, tuple(directory.metrics()))
     return [runs[key] for key in sorted(runs)]
 
 
 def table(runs: Sequence[Run]) -> str:
-    """The CSV: one line per run and evaluation, after comment lines that say where it comes from."""
-    text = io.StringIO()
-    commits = sorted({commit for each in runs for commit in each.commits})
-    text.write(f"# trained with m3po.train at commit {', '.join(commits)}\n")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["variant", "seed", "step", *COLUMNS])
-    for each in runs:
-        for row in each.rows:
-            values = [f"{row[name]:.6g}" if name in row else "" for name in COLUMNS]
-            writer.writerow([each.variant, each.seed, row["step"], *values])
-    return text.getvalue()
+    """The CSV."""
+    lines = [
+        [each.variant, each.seed, row["step"], *(f"{row[name]:.6g}" if name in row else "" for name in COLUMNS)]
+        for each in runs
+        for row in each.rows
+    ]
+    commits = [commit for each in runs for commit in each.commits]
+    return table_of(commits, ["variant", "seed", "step", *COLUMNS], lines)
 
 
 def student_interval(values: NDArray[np.float64], confidence: float = 0.95) -> tuple[float, float, float]:

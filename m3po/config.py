@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from m3po.flag_checks import check_at_least, flag
+
 Algorithm = Literal["m3po", "m3po-h", "m3po-full", "pearl", "grbal"]
 
 # Settings that only some algorithms read; of runs of the others they say nothing.
@@ -166,18 +168,16 @@ class Config:
     """A checkpoint is written after every epoch, on Ctrl-C, and within an epoch after so many minutes, > 0."""
 
     def __post_init__(self) -> None:
-        at_least = {
-            "rollout_length": 1, "total_steps": 1, "seed": 0, "threads": 1, "history_length": 0, "context_size": 1,
-            "width": 1, "layers": 1, "initial_random_steps": 1, "epoch_steps": 1, "ensemble_size": 1,
-            "model_batch_size": 1, "model_updates": 1, "model_patience": 1, "rollouts_per_step": 1,
-            "rollout_interval": 1, "model_buffer_size": 1, "updates_per_step": 1, "batch_size": 1,
-            "measure_episodes": 2, "evaluation_episodes": 2, "rollout_growth_start": 0, "latent_size": 1,
-            "adaptation_steps": 1, "meta_batch_size": 1, "planner_candidates": 2, "planner_horizon": 1,
-            "planner_iterations": 1,
-        }  # fmt: skip
-        for name, least in at_least.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{flag(name)} must be >= {least}, got {getattr(self, name)}")
+        check_at_least(
+            self,
+            rollout_length=1, total_steps=1, seed=0, threads=1, history_length=0, context_size=1,
+            width=1, layers=1, initial_random_steps=1, epoch_steps=1, ensemble_size=1,
+            model_batch_size=1, model_updates=1, model_patience=1, rollouts_per_step=1,
+            rollout_interval=1, model_buffer_size=1, updates_per_step=1, batch_size=1,
+            measure_episodes=2, evaluation_episodes=2, rollout_growth_start=0, latent_size=1,
+            adaptation_steps=1, meta_batch_size=1, planner_candidates=2, planner_horizon=1,
+            planner_iterations=1,
+        )  # fmt: skip
         for name, most in {"seed": 2**63 - 2, "threads": 1024}.items():
             if getattr(self, name) > most:
                 raise ValueError(f"{flag(name)} must be <= {most}, got {getattr(self, name)}")
@@ -270,8 +270,3 @@ class Config:
         if self.algorithm != "m3po-h":
             return self.model_share
         return self.model_share + (self.final_model_share - self.model_share) * min(step / self.total_steps, 1.0)
-
-
-def flag(name: str) -> str:
-    """The command-line spelling of a field."""
-    return "--" + name.replace("_", "-")

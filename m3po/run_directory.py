@@ -12,7 +12,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -103,6 +103,11 @@ def provenance(argv: Sequence[str]) -> dict[str, Any]:
         },
         "start_utc": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def commit_of(made: Mapping[str, Any]) -> str:
+    """The commit of a ``provenance``, with "+" after it where there were uncommitted changes."""
+    return f"{made['commit'] or 'unknown'}{'+' if made['dirty'] else ''}"
 
 
 class RunDirectory:
@@ -218,6 +223,11 @@ class RunDirectory:
     def provenance(self) -> list[dict[str, Any]]:
         """What each session of the run was made with, the first one first."""
         return list(json.loads((self.path / "provenance.json").read_text()))
+
+    @property
+    def commits(self) -> tuple[str, ...]:
+        """The commits of all sessions, each once (``commit_of``), sorted."""
+        return tuple(sorted({commit_of(session) for session in self.provenance()}))
 
     @property
     def complete(self) -> bool:

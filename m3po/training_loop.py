@@ -142,6 +142,11 @@ class TrainingLoop(ABC):
         """Whether the last epoch is over."""
         return self.steps >= self.config.total_steps and self._epoch_step is None and self.measured_at == self.steps
 
+    @property
+    def epoch_begins(self) -> bool:
+        """Whether the next real step is the first of an epoch, before which the model is fitted."""
+        return self._epoch_step is None and self.steps >= self.config.initial_random_steps
+
     def advance(self) -> dict[str, Any] | None:
         """The next real step with all that belongs to it; a row of metrics when it completed an epoch.
 
@@ -153,7 +158,7 @@ class TrainingLoop(ABC):
         if self.steps < self.config.initial_random_steps:
             self.collect_step(random=True)
         else:
-            if self._epoch_step is None:
+            if self.epoch_begins:
                 self.begin_epoch()
                 self._epoch_step, self._sums, self._updates, self._collected = 0, {}, 0, 0.0
             if self.steps < self.config.total_steps:

@@ -6,7 +6,6 @@ docs/baselines.md holds the commands and the commits that made the tables.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from analysis.anchors import landed_anchors
 from analysis.figure_style import ALGORITHM_COLOURS, figure_style
 from analysis.learning_curves import ANCHOR_COLOURS, ANCHOR_LABELS
+from analysis.run_table import curves_of, lines_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,36 +36,21 @@ class Panel:
 
     Attributes:
         env_id: of it.
-        curves: algorithm -> seed -> (steps [E], returns [E]); seeds may have been evaluated at different steps.
+        curves: algorithm -> seed -> (step, return) of every evaluation [E, 2].
         lines: name -> return of what the curves are to be read against.
     """
 
     env_id: str
-    curves: dict[str, dict[int, tuple[NDArray[np.float64], NDArray[np.float64]]]]
+    curves: dict[str, dict[int, NDArray[np.float64]]]
     lines: dict[str, float]
-
-
-def rows_of(path: Path) -> list[dict[str, str]]:
-    """The lines of a CSV, without its comments."""
-    with path.open() as file:
-        return list(csv.DictReader(line for line in file if not line.startswith("#")))
 
 
 def load(curves: Path = CURVES, finals: Path = FINALS) -> tuple[Panel, ...]:
     """One panel per environment of the table, the point mass first."""
-    rows, uniform = rows_of(curves), rows_of(finals)
+    rows, uniform = lines_of(curves), lines_of(finals)
     panels = []
     for env_id in sorted({row["environment"] for row in rows}, key=lambda name: (name != POINT_MASS, name)):
-        here = [row for row in rows if row["environment"] == env_id]
-        found: dict[str, dict[int, tuple[NDArray[np.float64], NDArray[np.float64]]]] = {}
-        for name in [name for name in ALGORITHM_COLOURS if any(row["variant"] == name for row in here)]:
-            own = [row for row in here if row["variant"] == name]
-            found[name] = {}
-            for seed in sorted({int(row["seed"]) for row in own}):
-                points = np.array(
-                    [(float(row["step"]), float(row["return"])) for row in own if int(row["seed"]) == seed]
-                )
-                found[name][seed] = points[:, 0], points[:, 1]
+        found = curves_of([row for row in rows if row["environment"] == env_id], ALGORITHM_COLOURS)
         lines = {
             ANCHOR_OF[row["variant"]]: float(row["return"])
             for row in uniform
@@ -83,12 +68,10 @@ def draw(axes: Sequence[Axes], panels: Sequence[Panel]) -> None:
         for name, seeds in panel.curves.items():
             colour = ALGORITHM_COLOURS[name]
             count = len(seeds)
-            for steps, returns in seeds.values():
-                here.plot(steps, returns, color=colour, lw=0.7, alpha=0.4)
-            grid = next(iter(seeds.values()))[0]
+            for points in seeds.values():
+                here.plot(*points.T, color=colour, lw=0.7, alpha=0.4)
             label = f"{name} ({count} seed{'s' if count > 1 else ''})"
-            mean = np.mean([returns for _, returns in seeds.values()], axis=0)
-            here.plot(grid, mean, color=colour, lw=2.0, label=label)
+            here.plot(*np.mean(list(seeds.values()), axis=0).T, color=colour, lw=2.0, label=label)
         for name, value in panel.lines.items():
             here.axhline(value, color=ANCHOR_COLOURS[name], lw=1.0, ls="--", zorder=0)
             below = name == "filter"

@@ -13,7 +13,6 @@ The table: five seeds of 7,000 real steps each, 50 evaluation episodes per point
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 from analysis.anchors import landed_anchors
 from analysis.figure_style import VARIANT_COLOURS, figure_style
 from analysis.learning_curves import ANCHOR_COLOURS, ANCHOR_LABELS
+from analysis.run_table import curves_of, lines_of
 from analysis.variants import student_interval
 
 if TYPE_CHECKING:
@@ -55,22 +55,9 @@ class Variant:
 
 def load(data: Path = DATA) -> tuple[Variant, ...]:
     """The table's variants, in the order of ``VARIANT_COLOURS``."""
-    with data.open() as file:
-        rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
     variants = []
-    for name in VARIANT_COLOURS:
-        seeds = sorted({int(row["seed"]) for row in rows if row["variant"] == name})
-        curves = [
-            [
-                (float(row["step"]), float(row["return"]))
-                for row in rows
-                if row["variant"] == name and int(row["seed"]) == s
-            ]
-            for s in seeds
-        ]
-        if not curves:
-            continue
-        points = np.array(curves)
+    for name, seeds in curves_of(lines_of(data), VARIANT_COLOURS).items():
+        points = np.array(list(seeds.values()))
         returns = points[:, :, 1]
         ends = np.array([student_interval(column) for column in returns.T])
         variants.append(Variant(name, points[0, :, 0], returns, ends[:, 0], ends[:, 1], ends[:, 2]))

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m3po.config import Config, flag
+from m3po.config import Config
+from m3po.flag_checks import flag
 
 
 def config(**changes: Any) -> Config:
