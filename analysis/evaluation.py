@@ -43,6 +43,8 @@ class EvaluationConfig:
     """Per run, at least 2."""
     tasks: Tasks = "default"
     """default: as in training. train, test: the environment's own split, where it has one."""
+    sampled: bool = False
+    """Draw actions from the policy, as while it trains, instead of taking its mean."""
     seed: int = 0
     """Seed of the episodes, the same ones for every run of an environment."""
     out: Path | None = None
@@ -93,12 +95,12 @@ def options_for(env_id: str, options: dict[str, Any], tasks: Tasks) -> dict[str,
 
 
 def returns_of(
-    policy: Policy, env_id: str, options: dict[str, Any], episodes: int, seed: int
+    policy: Policy, env_id: str, options: dict[str, Any], episodes: int, seed: int, *, sampled: bool = False
 ) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """Undiscounted returns of the deterministic policy, [N]."""
+    """Undiscounted returns of the deterministic policy, or of the one that draws its actions, [N]."""
     generator = torch.Generator(policy.device).manual_seed(seed + 1)
     return run_episodes(
-        env_id, policy, episodes, seed=seed, generator=generator, deterministic=True, options=options
+        env_id, policy, episodes, seed=seed, generator=generator, deterministic=not sampled, options=options
     ).returns()
 
 
@@ -120,7 +122,7 @@ def evaluate(config: EvaluationConfig) -> list[dict[str, Any]]:
             seen.add((settings.env_id, settings.env_options))
             policies.append(("uniform actions", config.seed, 0, UniformPolicy(training.action_size)))
         for variant, seed, steps, policy in policies:
-            returns = returns_of(policy, settings.env_id, options, config.episodes, config.seed)
+            returns = returns_of(policy, settings.env_id, options, config.episodes, config.seed, sampled=config.sampled)
             rows.append(
                 {
                     "environment": settings.env_id,
@@ -129,6 +131,7 @@ def evaluate(config: EvaluationConfig) -> list[dict[str, Any]]:
                     "seed": seed,
                     "steps": steps,
                     "tasks": config.tasks,
+                    "actions": "sampled" if config.sampled else "mean",
                     "episodes": config.episodes,
                     "return": float(returns.mean()),
                     "return_standard_error": float(returns.std(ddof=1) / len(returns) ** 0.5),
@@ -139,7 +142,8 @@ def evaluate(config: EvaluationConfig) -> list[dict[str, Any]]:
 
 def text(rows: Sequence[dict[str, Any]]) -> str:
     """The rows as a table."""
-    lines = [f"{rows[0]['episodes']} episodes of the deterministic policy, {rows[0]['tasks']} tasks"]
+    policy = "deterministic policy" if rows[0]["actions"] == "mean" else "policy that draws its actions"
+    lines = [f"{rows[0]['episodes']} episodes of the {policy}, {rows[0]['tasks']} tasks"]
     for row in rows:
         options = "" if row["options"] == "{}" else f" {row['options']}"
         lines.append(

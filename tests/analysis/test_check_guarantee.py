@@ -107,23 +107,8 @@ def test_k_1_averaged_and_exact_are_one_return(report):
         assert part["branched"][end] == pytest.approx(part["branched-exact"][end], abs=0.5)
 
 
-def test_a_broken_model_return_is_flagged(tiny_run: Path, monkeypatch):
-    """A model that promises the largest reward everywhere, while its measured errors are kept, is violated."""
-    honest = check_guarantee.model_return_samples
-
-    def boasting(*arguments, dynamics, **keywords):
-        returns = honest(*arguments, dynamics=dynamics, **keywords)
-        best = dynamics.reward_high * (1 - 0.95**100) / 0.05
-        return type(returns)(np.full_like(returns.learned_reward, best), np.full_like(returns.learned_reward, best))
-
-    monkeypatch.setattr(check_guarantee, "model_return_samples", boasting)
-    # With no measured error the certificate is what the intervals allow, and the boast must be refuted.
-    monkeypatch.setattr(check_guarantee, "model_error_samples", lambda p, q, valid: np.zeros(valid.shape))
-    monkeypatch.setattr(
-        check_guarantee,
-        "reward_error_samples",
-        lambda model, data, low, high: np.zeros(data.trajectories.rewards.shape),
-    )
+@pytest.mark.usefixtures("boasting_model")
+def test_a_broken_model_return_is_flagged(tiny_run: Path):
     report = check(CheckConfig(run_dir=tiny_run, episodes=300))
     assert report["verdict"] == "violated"
     assert row(report, "current", "m3po-th2", "branched")["verdict"] == "violated"

@@ -13,20 +13,9 @@ from scipy import stats
 from analysis.comparison import cli, load, summary, table
 from analysis.variants import algorithm_of
 from m3po.config import Config
-from m3po.run_directory import RunDirectory
+from tests.analysis.runs import recorded
 
 CHEETAH = "m3po/HalfCheetahFwdBwd-v0"
-
-
-def recorded(path: Path, returns: list[float], *, complete: bool = True, **changes: Any) -> Path:
-    """A run directory with these evaluations, 100 steps apart."""
-    run = RunDirectory.create(Config(run_dir=path, **{"total_steps": 1000, "width": 8, **changes}))
-    for number, value in enumerate(returns):
-        run.append_metrics({"step": 100 * number, "return": value, "return_standard_error": 0.5})
-    if complete:
-        run.mark_complete()
-    run.release()
-    return path
 
 
 @pytest.fixture

@@ -48,6 +48,19 @@ def test_it_is_the_mean_of_the_last_policy_and_the_uniform_one_beside_it(
     assert [float(row["return"]) for row in rows] == pytest.approx([own["return"], uniform["return"]], rel=1e-5)
 
 
+def test_sampled_actions_are_the_policys_own_draws(tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = printed([str(tiny_run), "--episodes", "4", "--seed", "3", "--sampled", "--json"], capsys)
+    own = json.loads(shown)[0]
+    directory = RunDirectory.read(tiny_run)
+    training = training_of(directory.config)
+    training.load_state(directory.load_checkpoint())
+    generator = torch.Generator().manual_seed(4)
+    expected = run_episodes(POINT_MASS, training.policy, 4, seed=3, generator=generator).returns()
+    assert own["actions"] == "sampled"
+    assert own["return"] == pytest.approx(expected.mean())
+    assert "policy that draws its actions" in printed([str(tiny_run), "--episodes", "2", "--sampled"], capsys)
+
+
 def test_one_line_of_uniform_actions_per_environment(tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shown = printed([str(tiny_run), str(tiny_run), "--episodes", "2"], capsys)
     assert shown.count("uniform actions") == 1

@@ -159,23 +159,10 @@ def test_the_marks_stand_where_their_numbers_are():
     assert line.count(f'class="limit" style="{place(5.5)}"') == 4
 
 
+@pytest.mark.usefixtures("boasting_model")
 def test_a_planted_broken_model_return_flips_the_answer_to_violated(
     tiny_run: Path, tmp_path: Path, monkeypatch, capsys
 ):
-    honest = check_guarantee.model_return_samples
-
-    def boasting(*arguments, dynamics, **keywords):
-        returns = honest(*arguments, dynamics=dynamics, **keywords)
-        best = dynamics.reward_high * (1 - 0.95**100) / 0.05
-        return type(returns)(np.full_like(returns.learned_reward, best), np.full_like(returns.learned_reward, best))
-
-    monkeypatch.setattr(check_guarantee, "model_return_samples", boasting)
-    monkeypatch.setattr(check_guarantee, "model_error_samples", lambda p, q, valid: np.zeros(valid.shape))
-    monkeypatch.setattr(
-        check_guarantee,
-        "reward_error_samples",
-        lambda model, data, low, high: np.zeros(data.trajectories.rewards.shape),
-    )
     monkeypatch.setattr("analysis.report_findings.surrogates_of", lambda *arguments: None)
     out = tmp_path / "page.html"
     with pytest.raises(SystemExit) as stop:

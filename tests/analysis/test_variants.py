@@ -14,30 +14,18 @@ from scipy import stats
 from analysis.figure_style import VARIANT_COLOURS, figure_style
 from analysis.variants import cli, load, name_of, student_interval, summary, table
 from m3po.config import Config
-from m3po.run_directory import RunDirectory
 from paper_figures import figure9_point_mass
-
-
-def finished(path: Path, returns: list[float], *, complete: bool = True, **changes: Any) -> Path:
-    """A run directory with these evaluations, 100 steps apart."""
-    run = RunDirectory.create(Config(run_dir=path, **{"total_steps": 1000, "width": 8, **changes}))
-    for number, value in enumerate(returns):
-        row = {"step": 100 * number, "return": value, "return_standard_error": 0.5, "eps_m": 0.3, "eps_pi_mean": 0.2}
-        run.append_metrics(row | ({"eps_m_mean": 0.1} if number else {}))
-    if complete:
-        run.mark_complete()
-    run.release()
-    return path
+from tests.analysis.runs import recorded
 
 
 @pytest.fixture
 def runs(tmp_path: Path) -> list[Path]:
     """Two seeds of k = 1, two of Full."""
     return [
-        finished(tmp_path / "b", [1.0, 90.0, 20.0], seed=1),
-        finished(tmp_path / "a", [2.0, 5.0, 10.0], seed=0),
-        finished(tmp_path / "c", [1.0, 2.0, 3.0], seed=0, algorithm="m3po-full"),
-        finished(tmp_path / "d", [1.0, 2.0, 7.0], seed=1, algorithm="m3po-full"),
+        recorded(tmp_path / "b", [1.0, 90.0, 20.0], seed=1, errors=True),
+        recorded(tmp_path / "a", [2.0, 5.0, 10.0], seed=0, errors=True),
+        recorded(tmp_path / "c", [1.0, 2.0, 3.0], seed=0, algorithm="m3po-full", errors=True),
+        recorded(tmp_path / "d", [1.0, 2.0, 7.0], seed=1, algorithm="m3po-full", errors=True),
     ]
 
 
@@ -120,11 +108,11 @@ def test_what_cannot_be_compared_is_refused(
     runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     good = [str(path) for path in runs]
-    wider = finished(tmp_path / "wider", [1.0], seed=5, width=9)
+    wider = recorded(tmp_path / "wider", [1.0], seed=5, width=9, errors=True)
     assert f"{wider} has width=9, {runs[0]} has 8" in message([*good, str(wider)], capsys)
-    again = finished(tmp_path / "again", [1.0], seed=1)
+    again = recorded(tmp_path / "again", [1.0], seed=1, errors=True)
     assert "there are two runs of k=1 with seed 1" in message([*good, str(again)], capsys)
-    running = finished(tmp_path / "running", [1.0], seed=6, complete=False)
+    running = recorded(tmp_path / "running", [1.0], seed=6, complete=False, errors=True)
     assert f"{running} is not finished" in message([*good, str(running)], capsys)
     assert "no run directory at" in message([str(tmp_path / "missing")], capsys)
     assert "--out: no directory" in message([*good, "--out", str(tmp_path / "no" / "table.csv")], capsys)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import m3po.envs  # noqa: F401 (registers the environments)
+from tests.m3po.envs.bodies import check_directions
 
 FWD_BWD, CRIPPLED = "m3po/AntFwdBwd-v0", "m3po/AntCrippledLeg-v0"
 # Leg -> its motors and its outer geoms and joints (learning_to_adapt, ant).
@@ -70,21 +71,9 @@ def test_reward_of_the_crippled_from_the_raw_state_in_health_and_out_of_it():
 
 
 def test_forward_or_backward_on_gymnasiums_own_body():
-    body: Any = gym.make("Ant-v5", include_cfrc_ext_in_observation=False).unwrapped
-    ours = [make(FWD_BWD, switch_probability=0.0) for _ in range(2)]
-    body.reset(seed=0)
-    for task, environment in enumerate(ours):
-        environment.reset(seed=0, options={"task": task})
-        environment.set_state(body.data.qpos.copy(), body.data.qvel.copy())
-    body.set_state(body.data.qpos.copy(), body.data.qvel.copy())
-    for action in actions(40):
-        observation, reward, terminated, _, info = body.step(action)
-        rows = [environment.step(action) for environment in ours]
-        for row in rows:
-            np.testing.assert_array_equal(row[0][:-1], observation)
-            assert row[2] == terminated
-        assert rows[0][1] == reward
-        assert rows[1][1] == pytest.approx(reward - 2 * info["reward_forward"], abs=1e-12)
+    body = gym.make("Ant-v5", include_cfrc_ext_in_observation=False).unwrapped
+    forward, backward = (make(FWD_BWD, switch_probability=0.0) for _ in range(2))
+    check_directions(body, forward, backward, actions(40))
 
 
 # The crippled leg

@@ -12,6 +12,7 @@ import pytest
 from scipy import stats
 
 import m3po.envs  # noqa: F401 (registers the environments)
+from tests.m3po.envs.bodies import check_directions
 
 FWD_BWD, PIER = "m3po/HalfCheetahFwdBwd-v0", "m3po/HalfCheetahPier-v0"
 
@@ -42,22 +43,10 @@ def test_reward_from_raw_positions(env_id, task):
 
 
 def test_forward_or_backward_on_gymnasiums_own_body(tmp_path, monkeypatch):
-    """The same states, bit for bit, and rewards that add up to minus twice the cost over the two directions."""
     monkeypatch.chdir(tmp_path)  # MuJoCo logs a warning about the body's file into the working directory
-    body: Any = gym.make("HalfCheetah-v5", ctrl_cost_weight=0.05).unwrapped
-    ours = [make(FWD_BWD, switch_probability=0.0) for _ in range(2)]
-    body.reset(seed=0)
-    for task, environment in enumerate(ours):
-        environment.reset(seed=0, options={"task": task})
-        environment.set_state(body.data.qpos.copy(), body.data.qvel.copy())
-    body.set_state(body.data.qpos.copy(), body.data.qvel.copy())
-    for action in actions(60):
-        observation, reward, *_ = body.step(action)
-        rows = [environment.step(action) for environment in ours]
-        for row in rows:
-            np.testing.assert_array_equal(row[0][:-1], observation)
-        assert rows[0][1] == reward
-        assert rows[0][1] + rows[1][1] == pytest.approx(-2 * 0.05 * float(np.sum(action**2)), abs=1e-6)
+    body = gym.make("HalfCheetah-v5", ctrl_cost_weight=0.05).unwrapped
+    forward, backward = (make(FWD_BWD, switch_probability=0.0) for _ in range(2))
+    check_directions(body, forward, backward, actions(60))
 
 
 def test_building_one_is_quiet(capfd, tmp_path, monkeypatch):

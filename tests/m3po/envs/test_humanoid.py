@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import m3po.envs  # noqa: F401 (registers the environments)
+from tests.m3po.envs.bodies import check_directions
 
 HUMANOID = "m3po/HumanoidDirec-v0"
 HIDDEN = {
@@ -67,21 +68,8 @@ def test_noise_does_not_count_as_velocity():
 
 
 def test_gymnasiums_own_body():
-    body: Any = gym.make("Humanoid-v5", **HIDDEN).unwrapped
-    ours = [make(switch_probability=0.0) for _ in range(2)]
-    body.reset(seed=0)
-    for task, environment in enumerate(ours):
-        environment.reset(seed=0, options={"task": task})
-        environment.set_state(body.data.qpos.copy(), body.data.qvel.copy())
-    body.set_state(body.data.qpos.copy(), body.data.qvel.copy())
-    for action in actions(40):
-        observation, reward, terminated, _, info = body.step(action)
-        rows = [environment.step(action) for environment in ours]
-        for row in rows:
-            np.testing.assert_array_equal(row[0][:-1], observation)
-            assert row[2] == terminated
-        assert rows[0][1] == reward
-        assert rows[1][1] == pytest.approx(reward - 2 * info["reward_forward"], abs=1e-12)
+    forward, backward = (make(switch_probability=0.0) for _ in range(2))
+    check_directions(gym.make("Humanoid-v5", **HIDDEN).unwrapped, forward, backward, actions(40))
 
 
 def test_the_action_box_is_the_bodys():
