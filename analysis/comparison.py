@@ -1,7 +1,8 @@
 """``python -m analysis.comparison RUN_DIR... --out FILE.csv``: learning curves of algorithms, over environments.
 
 Only runs of one protocol are put beside each other: what every algorithm reads must agree within an environment, and
-runs of one algorithm may differ in nothing but their seed.
+runs of one algorithm may differ in nothing but their seed. M3PO-h, which the paper trains longest, may have more steps
+than the others.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from m3po.config import ONLY_READ_BY, Config
 from m3po.flag_checks import check_directory_of
 from m3po.run_directory import RunDirectory
 
-# What all algorithms read; histories may also be switched off.
+# What all algorithms read; histories may also be switched off, and M3PO-h trained longer.
 PROTOCOL = ("env_options", "total_steps", "initial_random_steps", "width", "layers", "history_length")
 
 
@@ -52,6 +53,17 @@ def reads(config: Config, name: str) -> bool:
     return name not in NOT_IDENTITY and config.algorithm in ONLY_READ_BY.get(name, (config.algorithm,))
 
 
+def disagreement(one: Config, other: Config, *, same: bool) -> str | None:
+    """The first setting that keeps two runs from standing beside each other; ``same``: they are of one algorithm."""
+    names = [name for name in asdict(one) if reads(one, name)] if same else PROTOCOL
+    allowed = set()
+    if not same and 0 in (one.history_length, other.history_length):
+        allowed.add("history_length")
+    if not same and "m3po-h" in (one.algorithm, other.algorithm):
+        allowed.add("total_steps")
+    return next((each for each in names if each not in allowed and getattr(one, each) != getattr(other, each)), None)
+
+
 def load(run_dirs: Sequence[Path], *, unfinished: bool = False) -> dict[str, list[Run]]:
     """Environment -> its runs, sorted by algorithm and seed.
 
@@ -71,12 +83,10 @@ def load(run_dirs: Sequence[Path], *, unfinished: bool = False) -> dict[str, lis
         if (each.variant, each.seed) in others:
             raise ValueError(f"{path}: there are two runs of {each.variant} with seed {each.seed} in {config.env_id}")
         for other, known in others.values():
-            same = known.variant == each.variant
-            names = [name for name in asdict(config) if reads(config, name)] if same else PROTOCOL
-            for name in names:
+            name = disagreement(config, other.config, same=known.variant == each.variant)
+            if name is not None:
                 values = [getattr(settings, name) for settings in (config, other.config)]
-                if values[0] != values[1] and not (name == "history_length" and 0 in values and not same):
-                    raise ValueError(f"{path} has {name}={values[0]}, {other.path} has {values[1]}")
+                raise ValueError(f"{path} has {name}={values[0]}, {other.path} has {values[1]}")
         others[each.variant, each.seed] = directory, each
     return {env_id: [runs[key][1] for key in sorted(runs)] for env_id, runs in sorted(found.items())}
 

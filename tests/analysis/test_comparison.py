@@ -72,6 +72,7 @@ def test_the_table_holds_every_evaluation(runs: list[Path]) -> None:
         ({"algorithm": "m3po-h", "history_length": 5}, "history_length=5"),
         ({"algorithm": "m3po-h", "env_options": '{"observe_reward": true}'}, "env_options="),
         ({"algorithm": "m3po-h", "complete": False}, "is not finished"),
+        ({"rollout_length": 3, "total_steps": 2000}, "total_steps=2000"),
     ],
 )
 def test_another_protocol_is_refused(changes: dict[str, Any], named: str, runs: list[Path], tmp_path: Path) -> None:
@@ -87,6 +88,15 @@ def test_what_an_algorithm_does_not_read_may_differ(runs: list[Path], tmp_path: 
     planning = recorded(tmp_path / "planning", [1.0], seed=5, algorithm="grbal", updates_per_step=1, planner_horizon=3)
     with pytest.raises(ValueError, match="planner_horizon=3"):
         load([*runs, planning])
+
+
+def test_m3po_h_may_be_trained_longer_than_the_others_but_not_than_itself(runs: list[Path], tmp_path: Path) -> None:
+    longer = recorded(tmp_path / "longer", [1.0], algorithm="m3po-h", total_steps=2000)
+    assert len(load([*runs, longer])["m3po/SwitchingPointMass-v0"]) == 5
+    assert len(load([longer, *runs])["m3po/SwitchingPointMass-v0"]) == 5
+    longest = recorded(tmp_path / "longest", [1.0], algorithm="m3po-h", total_steps=4000, seed=1)
+    with pytest.raises(ValueError, match="total_steps=4000"):
+        load([longer, longest])
 
 
 def test_a_memoryless_run_may_stand_beside_the_others_and_an_unfinished_one_when_asked(

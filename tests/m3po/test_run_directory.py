@@ -130,6 +130,12 @@ def test_resume_adds_to_the_provenance_and_leaves_the_rest(tmp_path: Path) -> No
     assert resumed.metrics() == [ROW]
 
 
+def test_its_commits_are_those_of_all_sessions(run: RunDirectory) -> None:
+    sessions = [{"commit": "b", "dirty": True}, {"commit": "a", "dirty": False}, {"commit": "b", "dirty": True}]
+    (run.path / "provenance.json").write_text(json.dumps([*sessions, {"commit": None, "dirty": None}]))
+    assert run.commits == ("a", "b+", "unknown")
+
+
 def test_two_processes_cannot_train_in_one_run(run: RunDirectory) -> None:
     script = (
         "import sys; from pathlib import Path\n"
