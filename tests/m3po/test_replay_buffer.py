@@ -37,7 +37,7 @@ def test_windows_come_in_the_order_asked_for() -> None:
 
 
 @given(EPISODE_LENGTHS, st.integers(0, 1000))
-def test_actions_targets_and_episode_starts(lengths: list[int], seed: int) -> None:
+def test_actions_targets_outcomes_and_episode_starts(lengths: list[int], seed: int) -> None:
     episodes = episodes_of(lengths, seed)
     buffer = filled_buffer(episodes, history_length=2)
     indices = torch.arange(buffer.size)
@@ -49,6 +49,8 @@ def test_actions_targets_and_episode_starts(lengths: list[int], seed: int) -> No
             pair = zip(episode.observations[t], episode.observations[t + 1], strict=True)
             targets.append([*(after - before for before, after in pair), reward])
     torch.testing.assert_close(buffer.targets(indices), torch.tensor(targets), rtol=0, atol=1e-6)
+    outcomes = [[*e.observations[t + 1], reward] for e in episodes for t, reward in enumerate(e.rewards)]
+    torch.testing.assert_close(buffer.outcomes(), torch.tensor(outcomes), rtol=0, atol=1e-6)
     assert buffer.initial_indices().tolist() == [sum(lengths[:i]) for i in range(len(lengths))]
 
 
