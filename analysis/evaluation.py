@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from analysis.variants import algorithm_of
 from m3po.command_line import run
+from m3po.config import options_in
 from m3po.evaluate import make_environment, run_episodes
 from m3po.flag_checks import check_at_least, check_directory_of
 from m3po.policy import Policy
@@ -43,6 +44,9 @@ class EvaluationConfig:
     """Per run, at least 2."""
     tasks: Tasks = "default"
     """default: as in training. train, test: the environment's own split, where it has one."""
+    env_options: str = "{}"
+    """JSON object of options of the environment that are to differ from those of training, such as
+    '{"switch_period": 50}'; what the policy sees must keep its size."""
     sampled: bool = False
     """Draw actions from the policy, as while it trains, instead of taking its mean."""
     seed: int = 0
@@ -57,6 +61,7 @@ class EvaluationConfig:
             raise ValueError("name at least one run directory")
         check_at_least(self, episodes=2, seed=0)
         check_directory_of("out", self.out)
+        options_in(self.env_options)
 
 
 @dataclass(frozen=True)
@@ -78,17 +83,24 @@ class UniformPolicy:
         return action, action
 
 
-def options_for(env_id: str, options: dict[str, Any], tasks: Tasks) -> dict[str, Any]:
-    """The environment's options with its train or test tasks.
+def options_for(env_id: str, options: dict[str, Any], tasks: Tasks, sizes: tuple[int, int]) -> dict[str, Any]:
+    """The environment's options with its train or test tasks; ``sizes``: of the policy's observations and actions.
 
     Raises:
-        ValueError: when it has no such split.
+        ValueError: when it has no such split, or observations or actions of another size.
     """
-    if tasks == "default":
-        return options
     environment = make_environment(env_id, **options)
     body: Any = environment.unwrapped
+    shapes = [space.shape for space in (environment.observation_space, environment.action_space)]
     environment.close()
+    found = tuple(shape[0] for shape in shapes if shape is not None)
+    if found != sizes:
+        raise ValueError(
+            f"with the options {json.dumps(options)} {env_id} has {found[0]} observed numbers and {found[1]} actions, "
+            f"the policy was trained with {sizes[0]} and {sizes[1]}"
+        )
+    if tasks == "default":
+        return options
     if getattr(body, "train_tasks", None) == getattr(body, "test_tasks", None):
         raise ValueError(f"--tasks {tasks}: {env_id} has no tasks that are kept for testing")
     return options | {"tasks": list(body.train_tasks if tasks == "train" else body.test_tasks)}
@@ -114,19 +126,21 @@ def evaluate(config: EvaluationConfig) -> list[dict[str, Any]]:
         state = directory.load_checkpoint()
         training = training_of(settings)
         training.load_state(state)
-        options = options_for(settings.env_id, training.options, config.tasks)
+        changed = training.options | options_in(config.env_options)
+        options = options_for(settings.env_id, changed, config.tasks, (training.observation_size, training.action_size))
         policies: list[tuple[str, int, int, Policy]] = [
             (algorithm_of(settings), settings.seed, training.steps, training.policy)
         ]
-        if (settings.env_id, settings.env_options) not in seen:
-            seen.add((settings.env_id, settings.env_options))
+        shown = settings.env_options if changed == training.options else json.dumps(changed)
+        if (settings.env_id, shown) not in seen:
+            seen.add((settings.env_id, shown))
             policies.append(("uniform actions", config.seed, 0, UniformPolicy(training.action_size)))
         for variant, seed, steps, policy in policies:
             returns = returns_of(policy, settings.env_id, options, config.episodes, config.seed, sampled=config.sampled)
             rows.append(
                 {
                     "environment": settings.env_id,
-                    "options": settings.env_options,
+                    "options": shown,
                     "variant": variant,
                     "seed": seed,
                     "steps": steps,

@@ -21,6 +21,21 @@ ONLY_READ_BY: dict[str, tuple[Algorithm, ...]] = {
 }
 
 
+def options_in(text: str) -> dict[str, Any]:
+    """The value of --env-options as keyword arguments.
+
+    Raises:
+        ValueError: when it is no JSON object.
+    """
+    try:
+        options = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"--env-options must be a JSON object, got {text}") from error
+    if not isinstance(options, dict):
+        raise ValueError(f"--env-options must be a JSON object, got {text}")
+    return options
+
+
 @dataclass(frozen=True)
 class Config:
     """Train M3PO (Algorithm 2 of Hiraoka et al. 2021) and log its own model error and policy divergence; or train a
@@ -233,18 +248,8 @@ class Config:
             )
 
     def environment_options(self) -> dict[str, Any]:
-        """``env_options`` as keyword arguments.
-
-        Raises:
-            ValueError: when it is no JSON object.
-        """
-        try:
-            options = json.loads(self.env_options)
-        except ValueError as error:
-            raise ValueError(f"--env-options must be a JSON object, got {self.env_options}") from error
-        if not isinstance(options, dict):
-            raise ValueError(f"--env-options must be a JSON object, got {self.env_options}")
-        return options
+        """``env_options`` as keyword arguments."""
+        return options_in(self.env_options)
 
     def rollout_length_at(self, step: int) -> int:
         """k after ``step`` real steps: k_0 + floor((k_1 - k_0) (step - start)/(end - start)), within [k_0, k_1]."""

@@ -53,7 +53,7 @@ class TrainingLoop(ABC):
         keep_freed_memory()
         self.options = config.environment_options()
         self.environment: gym.Env[Any, Any] = make_environment(config.env_id, **self.options)
-        observation_size = self.environment.observation_space.shape[0]  # type: ignore[index]
+        self.observation_size: int = self.environment.observation_space.shape[0]  # type: ignore[index]
         self.action_size: int = self.environment.action_space.shape[0]  # type: ignore[index]
         self.horizon: int = self.environment.spec.max_episode_steps  # type: ignore[union-attr,assignment]
         self.terminated = termination_of(self.environment)
@@ -62,10 +62,10 @@ class TrainingLoop(ABC):
         self.collection_generator = torch.Generator().manual_seed(config.seed + 1)
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)  # initial weights come from torch's own generator
-            self.build(observation_size)
+            self.build(self.observation_size)
         self.environment_buffer = EnvironmentBuffer(
             config.total_steps,
-            observation_size,
+            self.observation_size,
             self.action_size,
             history_length=config.history_length,
             members=config.ensemble_size,

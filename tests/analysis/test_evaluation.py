@@ -79,12 +79,42 @@ def test_uniform_actions_fill_the_box() -> None:
 
 def test_test_tasks_are_the_environments_own() -> None:
     ant = "m3po/AntCrippledLeg-v0"
-    assert options_for(ant, {}, "test") == {"tasks": [3]}
-    assert options_for(ant, {"switch_period": 50}, "train") == {"switch_period": 50, "tasks": [0, 1, 2]}
-    assert options_for(ant, {"switch_period": 50}, "default") == {"switch_period": 50}
+    sizes = 27, 8
+    assert options_for(ant, {}, "test", sizes) == {"tasks": [3]}
+    assert options_for(ant, {"switch_period": 50}, "train", sizes) == {"switch_period": 50, "tasks": [0, 1, 2]}
+    assert options_for(ant, {"switch_period": 50}, "default", sizes) == {"switch_period": 50}
     returns = returns_of(UniformPolicy(8), ant, {"tasks": [3], "max_episode_steps": 20}, 2, seed=0)
     assert returns.shape == (2,)
     assert np.isfinite(returns).all()
+
+
+def test_the_environment_may_differ_from_that_of_training(tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = '{"max_episode_steps": 7, "switch_probability": 0.5}'
+    rows = json.loads(
+        printed([str(tiny_run), str(tiny_run), "--episodes", "3", "--env-options", options, "--json"], capsys)
+    )
+    assert len(rows) == 3
+    assert {row["options"] for row in rows} == {options}
+    assert rows[0]["return"] < 7  # a reward is at most 1
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ("[1]", "--env-options must be a JSON object, got [1]"),
+        ('{"observe_reward": true}', "has 5 observed numbers and 2 actions, the policy was trained with 4 and 2"),
+        ('{"gravity": 1}', "m3po/SwitchingPointMass-v0 does not take the options {'gravity': 1}"),
+    ],
+)
+def test_other_options_that_do_not_fit_are_one_line(
+    options: str, named: str, tiny_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli([str(tiny_run), "--env-options", options])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert named in error
+    assert error.count("\n") == 1
 
 
 def test_a_split_that_is_none_is_refused(tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
