@@ -158,10 +158,11 @@ def text(rows: Sequence[dict[str, Any]]) -> str:
     """The rows as a table."""
     policy = "deterministic policy" if rows[0]["actions"] == "mean" else "policy that draws its actions"
     lines = [f"{rows[0]['episodes']} episodes of the {policy}, {rows[0]['tasks']} tasks"]
-    for row in rows:
-        options = "" if row["options"] == "{}" else f" {row['options']}"
+    places = [row["environment"] + ("" if row["options"] == "{}" else f" {row['options']}") for row in rows]
+    width = max(map(len, places)) + 2
+    for place, row in zip(places, rows, strict=True):
         lines.append(
-            f"  {row['environment'] + options:<36}{row['variant']:<18}{'seed ' + str(row['seed']):<8}"
+            f"  {place:<{width}}{row['variant']:<18}{'seed ' + str(row['seed']):<8}"
             f"{row['steps']:>8} steps{row['return']:>10.1f} +- {row['return_standard_error']:.1f}"
         )
     return "\n".join(lines)
