@@ -96,7 +96,7 @@ def main(image: Path = IMAGE) -> Path:
         figure = Figure(figsize=(4.0 * len(panels), 3.6), layout="constrained")
         draw(figure.subplots(1, len(panels), squeeze=False)[0], panels)
         figure.suptitle(
-            "episodes per evaluation: 50 on the point mass, 5 on the cheetah (L2A 3); tasks switch within episodes",
+            "episodes per evaluation: 50 on the point mass, 5 on the cheetahs (L2A 3); tasks switch within episodes",
             x=0.01, ha="left", fontsize=8,
         )  # fmt: skip
         image.parent.mkdir(parents=True, exist_ok=True)
