@@ -11,6 +11,7 @@ and ``MEASURED_COVERAGE`` holds the result.
 from __future__ import annotations
 
 import csv
+import dataclasses
 import itertools
 import json
 import math
@@ -435,12 +436,14 @@ class Table:
         environments: in the order in which the table first names them; ``("all",)`` where it has no such column.
         seeds: variant -> for each environment, its seeds in increasing order.
         returns: variant -> for each environment [S_e, E], rows as the seeds.
+        cut: variants with runs that were evaluated after the last of ``steps``.
     """
 
     steps: Array
     environments: tuple[str, ...]
     seeds: dict[str, tuple[tuple[int, ...], ...]]
     returns: dict[str, tuple[Array, ...]]
+    cut: tuple[str, ...] = ()
 
     def finals(self, variant: str) -> list[Array]:
         """The last evaluation of every run, not the best: [S_e] for each environment."""
@@ -463,7 +466,7 @@ class Table:
             variant: tuple(normalise(curves, *pair) for curves, pair in zip(each, ends, strict=True))
             for variant, each in self.returns.items()
         }
-        return Table(self.steps, self.environments, self.seeds, returns)
+        return dataclasses.replace(self, returns=returns)
 
 
 def _number(text: str | None, name: str, where: str) -> float:
@@ -483,7 +486,9 @@ def _whole(text: str | None, name: str, where: str) -> int:
     return int(value)
 
 
-def read_table(path: Path, last_step: int | None = None) -> Table:
+def read_table(
+    path: Path, last_step: int | None = None, *, environment: str | None = None, common_steps: bool = False
+) -> Table:
     """Read a CSV with the columns variant, seed, step, return and, if it likes, environment; others are ignored.
 
     Lines that start with # are comments. Rows come in any order, one per run and evaluation.
@@ -491,6 +496,8 @@ def read_table(path: Path, last_step: int | None = None) -> Table:
     Args:
         path: the table.
         last_step: leave out evaluations after this step; None keeps all.
+        environment: read the rows of this one only; None reads all.
+        common_steps: leave out evaluations at steps that not every run has, instead of refusing them.
 
     Raises:
         ValueError: naming the file, the line and the value: a column is missing, a cell is no number, two rows are of
@@ -508,6 +515,7 @@ def read_table(path: Path, last_step: int | None = None) -> Table:
         if name not in columns:
             raise ValueError(f"{path} has no column {name!r}, its columns are: {', '.join(columns) or 'none'}")
     runs: dict[tuple[str, str, int], dict[int, float]] = {}
+    latest: dict[str, int] = {}
     try:
         for row in reader:
             where = f"{path}:{lines[reader.line_num - 1][0]}"
@@ -515,6 +523,9 @@ def read_table(path: Path, last_step: int | None = None) -> Table:
             if not row["variant"]:
                 raise ValueError(f"{where}: the variant has no name")
             key = row["variant"], row.get("environment") or ONE_ENVIRONMENT, _whole(row["seed"], "seed", where)
+            if environment not in (None, key[1]):
+                continue
+            latest[key[0]] = max(step, latest.get(key[0], 0))
             if last_step is not None and step > last_step:
                 continue
             evaluations = runs.setdefault(key, {})
@@ -524,8 +535,17 @@ def read_table(path: Path, last_step: int | None = None) -> Table:
     except csv.Error as error:
         raise ValueError(f"{path}:{lines[reader.line_num - 1][0]}: {error}") from error
     if not runs:
-        raise ValueError(f"{path} has no rows" + ("" if last_step is None else f" up to step {last_step}"))
-    return _table(path, runs)
+        which = ("" if environment is None else f" of {environment}") + (
+            "" if last_step is None else f" up to step {last_step}"
+        )
+        raise ValueError(f"{path} has no rows{which}")
+    if common_steps:
+        common = set.intersection(*(set(evaluations) for evaluations in runs.values()))
+        if not common:
+            raise ValueError(f"{path} has no step at which all runs were evaluated")
+        runs = {key: {step: evaluations[step] for step in common} for key, evaluations in runs.items()}
+    table = _table(path, runs)
+    return dataclasses.replace(table, cut=tuple(name for name in table.returns if latest[name] > table.steps[-1]))
 
 
 def _run_name(key: tuple[str, str, int]) -> str:
@@ -542,7 +562,7 @@ def _table(path: Path, runs: dict[tuple[str, str, int], dict[int, float]]) -> Ta
             has, lacks = (key, first) if odd in evaluations else (first, key)
             raise ValueError(
                 f"{path}: {_run_name(has)} was evaluated at step {odd}, {_run_name(lacks)} was not (--last-step leaves "
-                "out what came later)"
+                "out what came later, --common-steps what not all have)"
             )
     environments = tuple(dict.fromkeys(environment for _, environment, _ in runs))
     seeds: dict[str, tuple[tuple[int, ...], ...]] = {}
@@ -585,6 +605,10 @@ class StatisticsConfig:
     the column has one environment, called all. Needed as soon as there are several."""
     last_step: int | None = None
     """Leave out evaluations after this step; the last one that is left is the final one."""
+    environment: str | None = None
+    """Read the rows of this environment only."""
+    common_steps: bool = False
+    """Leave out evaluations at steps that not every run has, instead of refusing the table."""
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print JSON instead of a table."""
     figure: Path | None = None
@@ -711,6 +735,11 @@ def notes(table: Table, config: StatisticsConfig, summaries: Sequence[VariantSum
     """What the reader of the intervals has to know: how few the seeds are, and where an interval says nothing."""
     counts = [len(seeds) for each in table.seeds.values() for seeds in each]
     lines = []
+    if table.cut:
+        lines.append(
+            f"left out: later evaluations of {', '.join(table.cut)}; at {table.steps[-1]:,.0f} steps their runs were not "
+            "over"
+        )
     if min(counts) < 2:
         lines.append("a stratum with a single seed has no bootstrap interval")
     fewest = min((count for count in counts if count > 1), default=None)
@@ -920,7 +949,7 @@ def _draw_improvement(
 
 
 def main(config: StatisticsConfig) -> int:
-    table = read_table(config.table, config.last_step)
+    table = read_table(config.table, config.last_step, environment=config.environment, common_steps=config.common_steps)
     if config.anchors:
         table = table.normalised(anchors_of(config.anchors))
     elif len(table.environments) > 1:

@@ -555,7 +555,39 @@ def test_read_table_keeps_environments_apart_and_normalises_each_with_its_own_an
 def test_read_table_stops_at_the_last_step_asked_for(simple: Path) -> None:
     table = read_table(simple, last_step=599)
     assert table.steps.tolist() == [200, 400]
+    assert table.cut == ("k=1", "Full")
+    assert read_table(simple).cut == ()
     assert table.finals("k=1")[0].tolist() == read_table(simple).returns["k=1"][0][:, 1].tolist()
+
+
+def test_read_table_of_one_environment_takes_only_its_rows(tmp_path: Path) -> None:
+    rows = rows_of({"a": 70, "b": 60}, environments=("Pier", "Leg")) + rows_of({"c": 50}, environments=("Leg",))
+    path = write(tmp_path / "table.csv", rows)
+    table = read_table(path, environment="Pier")
+    assert table.environments == ("Pier",)
+    assert list(table.returns) == ["a", "b"]
+    expected = [row["return"] for row in rows if (row["variant"], row["environment"]) == ("b", "Pier")]
+    assert table.returns["b"][0].ravel().tolist() == expected
+    with pytest.raises(ValueError, match=r"no rows of Arm$"):
+        read_table(path, environment="Arm")
+    with pytest.raises(ValueError, match="has no run of c in Pier"):
+        read_table(path)
+
+
+def test_read_table_at_the_steps_that_all_runs_share(tmp_path: Path, capsys) -> None:
+    rows = rows_of({"a": 70}) + rows_of({"b": 60}, steps=(100, 400, 600, 1200))
+    path = write(tmp_path / "table.csv", rows)
+    table = read_table(path, common_steps=True)
+    assert table.steps.tolist() == [400, 600]
+    assert table.cut == table.normalised({"all": (0.0, 1.0)}).cut == ("b",)
+    notes = command(capsys, str(path), "--common-steps")
+    assert "note: left out: later evaluations of b; at 600 steps their runs were not over" in notes
+    assert table.finals("b")[0].tolist() == [r["return"] for r in rows if r["variant"] == "b" and r["step"] == 600]
+    with pytest.raises(ValueError, match="--common-steps what not all have"):
+        read_table(path)
+    apart = write(tmp_path / "apart.csv", rows_of({"a": 70}) + rows_of({"b": 60}, steps=(100,)))
+    with pytest.raises(ValueError, match="no step at which all runs were evaluated"):
+        read_table(apart, common_steps=True)
 
 
 HEAD = "variant,seed,step,return\n"
@@ -739,6 +771,7 @@ def test_variants_keep_their_colour_and_twenty_others_are_told_apart() -> None:
         (["{table}", "--anchors", "all=1,2", "all=1,3"], "each environment once, got 'all=1,3'"),
         (["{table}", "--anchors", "Pier=1,2"], "anchors of 'Pier', but the environments are all"),
         (["{table}", "--last-step", "100"], "has no rows up to step 100"),
+        (["{table}", "--environment", "Arm", "--last-step", "600"], "has no rows of Arm up to step 600"),
     ],
 )
 def test_bad_input_exits_2_in_one_line(words: list[str], message: str, simple: Path, capsys) -> None:
