@@ -737,8 +737,8 @@ def notes(table: Table, config: StatisticsConfig, summaries: Sequence[VariantSum
     lines = []
     if table.cut:
         lines.append(
-            f"left out: later evaluations of {', '.join(table.cut)}; at {table.steps[-1]:,.0f} steps their runs were not "
-            "over"
+            f"left out: later evaluations of {', '.join(table.cut)}; at {table.steps[-1]:,.0f} steps their runs were "
+            "not over"
         )
     if min(counts) < 2:
         lines.append("a stratum with a single seed has no bootstrap interval")
