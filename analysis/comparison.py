@@ -21,7 +21,7 @@ from analysis.run_table import table_of
 from analysis.variants import NOT_IDENTITY, Run, algorithm_of, student_interval
 from m3po.command_line import run
 from m3po.config import ONLY_READ_BY, Config
-from m3po.flag_checks import check_directory_of
+from m3po.flag_checks import check_directory_of, check_run_dirs
 from m3po.run_directory import RunDirectory
 
 # What all algorithms read; histories may also be switched off, and M3PO-h trained longer.
@@ -43,8 +43,7 @@ class ComparisonConfig:
     """Print JSON instead of a table."""
 
     def __post_init__(self) -> None:
-        if not self.run_dirs:
-            raise ValueError("name at least one run directory")
+        check_run_dirs(self.run_dirs)
         check_directory_of("out", self.out)
 
 

@@ -25,10 +25,11 @@ from analysis.variants import algorithm_of
 from m3po.command_line import run
 from m3po.config import options_in
 from m3po.evaluate import make_environment, run_episodes
-from m3po.flag_checks import check_at_least, check_directory_of
+from m3po.flag_checks import check_at_least, check_directory_of, check_run_dirs
 from m3po.policy import Policy
 from m3po.run_directory import RunDirectory
 from m3po.train import training_of
+from m3po.training_loop import TrainingLoop
 from m3po.types import Windows
 
 Tasks = Literal["default", "train", "test"]
@@ -57,8 +58,7 @@ class EvaluationConfig:
     """Print JSON instead of a table."""
 
     def __post_init__(self) -> None:
-        if not self.run_dirs:
-            raise ValueError("name at least one run directory")
+        check_run_dirs(self.run_dirs)
         check_at_least(self, episodes=2, seed=0)
         check_directory_of("out", self.out)
         options_in(self.env_options)
@@ -83,24 +83,38 @@ class UniformPolicy:
         return action, action
 
 
-def options_for(env_id: str, options: dict[str, Any], tasks: Tasks, sizes: tuple[int, int]) -> dict[str, Any]:
-    """The environment's options with its train or test tasks; ``sizes``: of the policy's observations and actions.
+def changed_options(training: TrainingLoop, changes: dict[str, Any]) -> dict[str, Any]:
+    """The options of the training's environment, with some of them changed.
 
     Raises:
-        ValueError: when it has no such split, or observations or actions of another size.
+        ValueError: when observations or actions then have another size than the policy was trained with.
     """
+    if not changes:
+        return training.options
+    options, env_id = training.options | changes, training.config.env_id
     environment = make_environment(env_id, **options)
-    body: Any = environment.unwrapped
     shapes = [space.shape for space in (environment.observation_space, environment.action_space)]
     environment.close()
-    found = tuple(shape[0] for shape in shapes if shape is not None)
+    found, sizes = [shape[0] for shape in shapes if shape], [training.observation_size, training.action_size]
     if found != sizes:
         raise ValueError(
             f"with the options {json.dumps(options)} {env_id} has {found[0]} observed numbers and {found[1]} actions, "
             f"the policy was trained with {sizes[0]} and {sizes[1]}"
         )
+    return options
+
+
+def options_for(env_id: str, options: dict[str, Any], tasks: Tasks) -> dict[str, Any]:
+    """The environment's options with its train or test tasks.
+
+    Raises:
+        ValueError: when it has no such split.
+    """
     if tasks == "default":
         return options
+    environment = make_environment(env_id, **options)
+    body: Any = environment.unwrapped
+    environment.close()
     if getattr(body, "train_tasks", None) == getattr(body, "test_tasks", None):
         raise ValueError(f"--tasks {tasks}: {env_id} has no tasks that are kept for testing")
     return options | {"tasks": list(body.train_tasks if tasks == "train" else body.test_tasks)}
@@ -126,8 +140,8 @@ def evaluate(config: EvaluationConfig) -> list[dict[str, Any]]:
         state = directory.load_checkpoint()
         training = training_of(settings)
         training.load_state(state)
-        changed = training.options | options_in(config.env_options)
-        options = options_for(settings.env_id, changed, config.tasks, (training.observation_size, training.action_size))
+        changed = changed_options(training, options_in(config.env_options))
+        options = options_for(settings.env_id, changed, config.tasks)
         policies: list[tuple[str, int, int, Policy]] = [
             (algorithm_of(settings), settings.seed, training.steps, training.policy)
         ]

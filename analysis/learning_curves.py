@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from analysis.anchors import landed_anchors
 from m3po.command_line import run
-from m3po.flag_checks import check_directory_of
+from m3po.flag_checks import check_directory_of, check_run_dirs
 from m3po.run_directory import RunDirectory
 
 if TYPE_CHECKING:
@@ -49,8 +49,7 @@ class CurvesConfig:
     """Print JSON instead of a table."""
 
     def __post_init__(self) -> None:
-        if not self.run_dirs:
-            raise ValueError("name at least one run directory")
+        check_run_dirs(self.run_dirs)
         check_directory_of("figure", self.figure)
 
 

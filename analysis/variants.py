@@ -22,7 +22,7 @@ from analysis.anchors import landed_anchors
 from analysis.run_table import table_of
 from m3po.command_line import run
 from m3po.config import Config
-from m3po.flag_checks import check_directory_of
+from m3po.flag_checks import check_directory_of, check_run_dirs
 from m3po.run_directory import RunDirectory
 
 # What may tell one run from another, besides where it lies and how its session was started.
@@ -46,8 +46,7 @@ class VariantsConfig:
     """Print JSON instead of a table."""
 
     def __post_init__(self) -> None:
-        if not self.run_dirs:
-            raise ValueError("name at least one run directory")
+        check_run_dirs(self.run_dirs)
         check_directory_of("out", self.out)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -49,3 +50,13 @@ def check_directory_of(name: str, file: Path | None) -> None:
         ValueError: when there is no such directory.
     """
     check_directory(name, None if file is None else file.parent)
+
+
+def check_run_dirs(run_dirs: Sequence[Path]) -> None:
+    """At least one run directory is named.
+
+    Raises:
+        ValueError: when none is.
+    """
+    if not run_dirs:
+        raise ValueError("name at least one run directory")

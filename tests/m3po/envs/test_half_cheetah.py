@@ -43,10 +43,12 @@ def test_reward_from_raw_positions(env_id, task):
 
 
 def test_forward_or_backward_on_gymnasiums_own_body(tmp_path, monkeypatch):
+    """The same states, bit for bit, and rewards that add up to minus twice the cost over the two directions."""
     monkeypatch.chdir(tmp_path)  # MuJoCo logs a warning about the body's file into the working directory
     body = gym.make("HalfCheetah-v5", ctrl_cost_weight=0.05).unwrapped
     forward, backward = (make(FWD_BWD, switch_probability=0.0) for _ in range(2))
-    check_directions(body, forward, backward, actions(60))
+    rewards = check_directions(body, forward, backward, actions(60))
+    assert rewards.sum(axis=1) == pytest.approx(-2 * 0.05 * np.sum(actions(60) ** 2, axis=1), abs=1e-6)
 
 
 def test_building_one_is_quiet(capfd, tmp_path, monkeypatch):
