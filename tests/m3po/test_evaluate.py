@@ -232,3 +232,12 @@ def test_another_time_limit_than_the_registered_one_is_the_horizon(env_id, limit
     assert result.valid.shape == (2, limit)
     assert result.valid.all()
     assert result.observations.shape[1] == limit + 1
+
+
+@pytest.mark.parametrize("count", [1, 3, 9])
+def test_the_first_episodes_are_those_with_all_that_is_known_of_them(count):
+    result = run("tests/EarlyEnd-v0", episodes=5)
+    part = result.first(count)
+    for name, values in vars(part).items():
+        np.testing.assert_array_equal(values, getattr(result, name)[: min(count, 5)])
+    assert part.rewards.shape == (min(count, 5), HORIZON)
