@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import m3po.envs  # noqa: F401 (registers the environments)
-from m3po.command_line import run
+from m3po.command_line import json_of, run
 from m3po.envs.switching_point_mass import (
     ACTION_COST,
     ACTION_SIZE,
@@ -210,9 +210,9 @@ def main(config: AnchorConfig) -> int:
     record = anchors(config)
     if config.out is not None:
         config.out.parent.mkdir(parents=True, exist_ok=True)
-        config.out.write_text(json.dumps(record, indent=2) + "\n")
+        config.out.write_text(json_of(record) + "\n")
     if config.json:
-        print(json.dumps(record, indent=2))
+        print(json_of(record))
     else:
         policies = record["policies"]
         assert isinstance(policies, dict)

@@ -7,7 +7,6 @@ fastest round counts, so that other work on the machine disturbs the ratios litt
 from __future__ import annotations
 
 import dataclasses
-import json
 import platform
 import sys
 import tempfile
@@ -27,7 +26,7 @@ from tqdm import tqdm
 
 from analysis.plain_reference import PlainActorCritic, PlainBatch, PlainEnsemble
 from m3po.allocation import keep_freed_memory
-from m3po.command_line import run
+from m3po.command_line import json_of, run
 from m3po.config import Config
 from m3po.context_encoder import ContextEncoder
 from m3po.evaluate import make_environment
@@ -464,7 +463,7 @@ def text(report: dict[str, Any]) -> str:
 
 def main(config: BenchmarkConfig) -> int:
     report = benchmark(config)
-    print(json.dumps(report, indent=1) if config.as_json else text(report))
+    print(json_of(report) if config.as_json else text(report))
     return 0
 
 

@@ -7,7 +7,6 @@ planted, and has to fail.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -27,7 +26,7 @@ from bounds.finite import FiniteProcess, true_return
 from bounds.finite.instance import Instance
 from bounds.finite.process import state_laws
 from bounds.finite.random_instances import disturbed, random_distributions
-from m3po.command_line import run
+from m3po.command_line import json_of, run
 from m3po.flag_checks import check_at_least, check_confidence, check_directory_of, flag
 from m3po.run_directory import commit_of, provenance
 
@@ -585,7 +584,7 @@ def draw_figure(coverage: Coverage) -> Figure:
 
 def main(config: CertificateCoverageConfig) -> int:
     coverage = measure(config)
-    print(json.dumps(record_of(coverage, config), indent=1) if config.as_json else text(coverage, config))
+    print(json_of(record_of(coverage, config)) if config.as_json else text(coverage, config))
     if config.figure is not None:
         from analysis.figure_style import figure_style
 

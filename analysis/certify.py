@@ -8,7 +8,6 @@ rollouts in it. docs/certify.md says how to fill the arrays and works an example
 from __future__ import annotations
 
 import dataclasses
-import json
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from bounds import Certificate, certificate, linear_weights
 from bounds.confidence import Interval, betting, simultaneous
 from bounds.divergence import one_sample_tv
-from m3po.command_line import run
+from m3po.command_line import json_of, run
 from m3po.flag_checks import check_confidence
 
 Array = NDArray[np.float64]
@@ -478,7 +477,7 @@ def text(report: Report) -> str:
 
 def main(config: CertifyConfig) -> int:
     report = certify(load(config.evidence), config.confidence)
-    print(json.dumps(dataclasses.asdict(report), indent=1) if config.as_json else text(report))
+    print(json_of(dataclasses.asdict(report)) if config.as_json else text(report))
     return 1 if report.verdict == "violated" else 0
 
 

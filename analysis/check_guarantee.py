@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import sys
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from analysis.certify import summed_errors
 from analysis.surrogates import span, surrogates
 from analysis.surrogates import text as surrogates_text
 from bounds.confidence import Interval, betting
-from m3po.command_line import run
+from m3po.command_line import json_of, run
 from m3po.envs.protocol import CertifiableDynamics, FilteredDynamics
 from m3po.evaluate import Trajectories, run_episodes
 from m3po.flag_checks import check_at_least, check_confidence, check_directory_of
@@ -557,7 +556,7 @@ def write_figure(report: dict[str, Any], path: Path) -> None:
 def main(config: CheckConfig) -> int:
     torch.set_num_threads(1)
     report = check(config)
-    print(json.dumps(report, indent=1) if config.as_json else text(report))
+    print(json_of(report) if config.as_json else text(report))
     if report["data_policies"]:
         path = config.figure or config.run_dir / "guarantee.png"
         write_figure(report, path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ import tyro
 
 import bounds
 from bounds.paper import crossover_rollout_length
-from m3po.command_line import run
+from m3po.command_line import json_of, run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -384,7 +383,7 @@ def main(config: Config) -> int:
     if config.figure is not None:
         write_figure(config, config.figure)
         print(f"figure written to {config.figure}", file=sys.stderr)
-    print(json.dumps(comparison.as_dict()) if config.as_json else table(comparison))
+    print(json_of(comparison.as_dict()) if config.as_json else table(comparison))
     return 0
 
 

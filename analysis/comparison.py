@@ -7,7 +7,6 @@ than the others.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -19,7 +18,7 @@ import tyro
 
 from analysis.run_table import table_of
 from analysis.variants import NOT_IDENTITY, Run, algorithm_of, student_interval
-from m3po.command_line import run
+from m3po.command_line import json_of, run
 from m3po.config import ONLY_READ_BY, Config
 from m3po.flag_checks import check_directory_of, check_run_dirs
 from m3po.run_directory import RunDirectory
@@ -141,7 +140,7 @@ def main(config: ComparisonConfig) -> int:
         config.out.write_text(table(environments))
         print(f"table: {config.out}", file=sys.stderr)
     record = summary(environments)
-    print(json.dumps(record, indent=1) if config.as_json else text(record))
+    print(json_of(record) if config.as_json else text(record))
     return 0
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from analysis.variants import algorithm_of
-from m3po.command_line import run
+from m3po.command_line import json_of, run
 from m3po.config import options_in
 from m3po.evaluate import make_environment, run_episodes
 from m3po.flag_checks import check_at_least, check_directory_of, check_run_dirs
@@ -194,7 +194,7 @@ def main(config: EvaluationConfig) -> int:
                 for row in rows
             )
         print(f"table: {config.out}", file=sys.stderr)
-    print(json.dumps(rows, indent=1) if config.as_json else text(rows))
+    print(json_of(rows) if config.as_json else text(rows))
     return 0
 
 

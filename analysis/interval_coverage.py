@@ -6,7 +6,6 @@ share of trials whose interval contains it is the coverage. About a quarter of a
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Callable, Sequence
@@ -28,7 +27,7 @@ from analysis.statistics import (
     probability_of_improvement_interval,
 )
 from analysis.variants import student_interval
-from m3po.command_line import run
+from m3po.command_line import json_of, run
 from m3po.flag_checks import check_confidence
 
 Array = NDArray[np.float64]
@@ -241,7 +240,7 @@ def text(rows: Sequence[Row], config: CoverageConfig) -> str:
 
 def main(config: CoverageConfig) -> int:
     rows = measure(config)
-    print(json.dumps([asdict(row) for row in rows], indent=1) if config.as_json else text(rows, config))
+    print(json_of([asdict(row) for row in rows]) if config.as_json else text(rows, config))
     return 0
 
 

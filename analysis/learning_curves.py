@@ -5,7 +5,6 @@ With several runs of one configuration the line is the mean over seeds and every
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ import tyro
 from numpy.typing import NDArray
 
 from analysis.anchors import landed_anchors
-from m3po.command_line import run
+from m3po.command_line import json_of, run
 from m3po.flag_checks import check_directory_of, check_run_dirs
 from m3po.run_directory import RunDirectory
 
@@ -207,7 +206,7 @@ def main(config: CurvesConfig) -> int:
     curves = load(config.run_dirs)
     anchors = anchors_of(curves.env_id)
     record = summary(curves, anchors)
-    print(json.dumps(record, indent=1) if config.as_json else text(record))
+    print(json_of(record) if config.as_json else text(record))
     with figure_style():
         draw(curves, anchors).savefig(config.figure)
     print(f"figure: {config.figure}", file=sys.stderr)

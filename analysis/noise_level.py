@@ -26,7 +26,7 @@ from tqdm import tqdm
 import bounds
 from analysis.check_guarantee import STATEMENTS, checks_of, measure, return_interval, trivial_gap
 from analysis.resumable_table import ResumableTable
-from m3po.command_line import run
+from m3po.command_line import json_of, run
 from m3po.config import Config
 from m3po.evaluate import Trajectories, run_episodes
 from m3po.flag_checks import check_at_least, check_confidence, check_directory, check_directory_of
@@ -312,7 +312,7 @@ def main(config: NoiseLevelConfig) -> int:
     rows, reference = measure_all(config)
     if config.as_json:
         record = {"noise_free_return": reference[0], "noise_free_error": reference[1]}
-        print(json.dumps(record | {"rows": [dataclasses.asdict(row) for row in rows]}, indent=1))
+        print(json_of(record | {"rows": [dataclasses.asdict(row) for row in rows]}))
     else:
         print(text(rows, reference, config))
     return 1 if any(row.verdict == "violated" for row in rows) else 0

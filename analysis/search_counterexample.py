@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from analysis.adversary import BoundTarget, Candidate, CertificateTarget, Target
 from bounds import ALL_BOUNDS, get
 from bounds.finite.checks import TOLERANCE, measure
 from bounds.finite.instance import Rollout, save_instance
-from m3po.command_line import run
+from m3po.command_line import json_of, run
 from m3po.flag_checks import check_at_least, check_directory_of
 
 CERTIFICATES = ("certificate", "certificate-full")
@@ -132,7 +131,7 @@ def main(config: SearchConfig) -> int:
         save_instance(path, best.instance, bound=config.bound, gamma=config.discount, k=config.rollout_length)
     facts["saved"] = None if path is None else str(path)
     if config.json:
-        print(json.dumps(facts))
+        print(json_of(facts))
     else:
         print(report(facts))
     return int(bool(facts["refuted"]))

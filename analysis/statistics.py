@@ -13,7 +13,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import itertools
-import json
 import math
 import sys
 from collections.abc import Callable, Sequence
@@ -27,7 +26,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
 from analysis.figure_style import INK, VARIANT_COLOURS, figure_style
-from m3po.command_line import run
+from m3po.command_line import json_of, run
 from m3po.flag_checks import check_confidence, check_directory_of
 
 if TYPE_CHECKING:
@@ -959,7 +958,7 @@ def main(config: StatisticsConfig) -> int:
         )
     summaries = summarise(table, config)
     if config.as_json:
-        print(json.dumps(as_record(table, config, summaries), indent=1))
+        print(json_of(as_record(table, config, summaries)))
     else:
         print(text(table, config, summaries))
     if config.figure is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import numpy as np
 import tyro
 
 import m3po.envs  # noqa: F401 (registers the environments)
-from m3po.command_line import run
+from m3po.command_line import json_of, run
 from m3po.flag_checks import check_at_least
 
 _PLAIN_STATE = {f"include_{name}_in_observation": False for name in ("cinert", "cvel", "qfrc_actuator", "cfrc_ext")}
@@ -75,7 +74,7 @@ def measure(env_id: str, steps: int, repeats: int) -> dict[str, float]:
 def main(config: StepCostConfig) -> int:
     rows = {env_id: measure(env_id, config.steps, config.repeats) for env_id in BODIES}
     if config.as_json:
-        print(json.dumps(rows, indent=1))
+        print(json_of(rows))
         return 0
     print(f"{'environment':<30} {'us a step':>9}  {'body':<14} {'us a step':>9}  ratio")
     for env_id, row in rows.items():

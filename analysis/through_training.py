@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 import math
 import sys
 from collections.abc import Sequence
@@ -39,7 +38,7 @@ from analysis.check_guarantee import (
 )
 from analysis.resumable_table import ResumableTable
 from bounds.confidence import Interval
-from m3po.command_line import run
+from m3po.command_line import json_of, run
 from m3po.config import Config
 from m3po.evaluate import Trajectories, run_episodes
 from m3po.flag_checks import check_at_least, check_confidence, check_directory_of
@@ -459,7 +458,7 @@ def sound(rows: Sequence[Row]) -> bool:
 def main(config: ThroughTrainingConfig) -> int:
     torch.set_num_threads(1)
     rows = measure_all(config)
-    print(json.dumps([dataclasses.asdict(row) for row in rows], indent=1) if config.as_json else text(rows, config))
+    print(json_of([dataclasses.asdict(row) for row in rows]) if config.as_json else text(rows, config))
     return 0 if sound(rows) else 1
 
 

@@ -6,7 +6,6 @@ refused, because a comparison would mix two causes.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -20,7 +19,7 @@ from scipy import stats
 
 from analysis.anchors import landed_anchors
 from analysis.run_table import table_of
-from m3po.command_line import run
+from m3po.command_line import json_of, run
 from m3po.config import Config
 from m3po.flag_checks import check_directory_of, check_run_dirs
 from m3po.run_directory import RunDirectory
@@ -160,7 +159,7 @@ def main(config: VariantsConfig) -> int:
         print(f"table: {config.out}", file=sys.stderr)
     point_mass = RunDirectory.read(config.run_dirs[0]).config.env_id == "m3po/SwitchingPointMass-v0"
     anchors = landed_anchors() if point_mass else {}
-    print(json.dumps(record, indent=1) if config.as_json else text(record, anchors))
+    print(json_of(record) if config.as_json else text(record, anchors))
     return 0
 
 

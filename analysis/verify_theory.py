@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from bounds.finite.checks import TheoremReport, check_attaining, check_instances
 from bounds.finite.random_instances import FAMILIES
 from bounds.proof import Proof, solver_available
 from bounds.proofs import prove_all
-from m3po.command_line import run
+from m3po.command_line import json_of, run
 
 # The gap of an attaining instance is a sum of up to 40 products; its rounding stays far below this.
 ATTAINED = 1e-10
@@ -168,7 +167,7 @@ def verify(config: Config) -> Dossier:
 def main(config: Config) -> int:
     """Print the dossier; 0 when everything holds, 1 otherwise."""
     dossier = verify(config)
-    print(json.dumps(dossier.as_dict(), indent=2) if config.as_json else dossier.text())
+    print(json_of(dossier.as_dict()) if config.as_json else dossier.text())
     return 0 if dossier.ok else 1
 
 

@@ -1,26 +1,74 @@
-"""How every command line here reads its flags and reports a mistake: one line on stderr, exit code 2, no traceback."""
+"""What every command line shares: its flags, its output, and how it ends.
+
+Exit codes: 0 done, 1 a finding, 2 wrong input in one line that names it, 3 a fault of this program in one line that
+says where its traceback is (on stderr as well when the variable M3PO_TRACEBACK is set), 128 + number after a signal.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import csv
 import io
+import json
+import math
+import os
+import pickle
 import re
+import struct
 import sys
-from collections.abc import Callable, Sequence
-from typing import NoReturn, TypeVar
+import tempfile
+import traceback
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NoReturn, TextIO, TypeVar
 
 import tyro
 
 Config = TypeVar("Config")
 
+_LONGEST = 290  # characters of a message, with its "error: "
+# Besides ValueError and OSError, what the readers of numbers, tables and archives raise on what they cannot read.
+_OF_INPUT = (
+    OverflowError, RecursionError, EOFError, csv.Error, struct.error, zlib.error, zipfile.BadZipFile,
+    zipfile.LargeZipFile, pickle.UnpicklingError,
+)  # fmt: skip
 
-def fail(message: object) -> NoReturn:
-    """Print ``error: message`` as one line on stderr and exit with code 2."""
-    print("error: " + " ".join(str(message).split()), file=sys.stderr)
-    raise SystemExit(2)
+
+def one_line(text: object) -> str:
+    """``text`` in one line without control characters, its middle left out when it is longer than a message may be."""
+    line = " ".join(str(text).split())
+    line = "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in line)
+    head = 2 * _LONGEST // 3
+    return line if len(line) <= _LONGEST else f"{line[:head]} ... {line[len(line) - (_LONGEST - head - 5) :]}"
 
 
-def _one_line(box: str) -> str:
+def fail(message: object, code: int = 2) -> NoReturn:
+    """Print ``error: message`` as one line on stderr and exit."""
+    _say(f"error: {message}")
+    raise SystemExit(code)
+
+
+def _say(message: str) -> None:
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError, ValueError):  # nobody is left to be told
+            print(one_line(message), file=sys.stderr, flush=True)
+
+
+def json_of(record: object) -> str:
+    """Strict JSON of what a command prints with --json; a number that is not finite, which JSON lacks, is null."""
+    return json.dumps(_finite(record), indent=1, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _words(box: str) -> str:
     """The first paragraph of one of tyro's boxed messages, without the box."""
     lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip("│ ") for line in box.splitlines()[1:]]
     if lines and lines[0].startswith("---"):  # the box in ASCII has a rule below its title
@@ -49,16 +97,85 @@ def parse(config_type: type[Config], arguments: Sequence[str] | None = None, *, 
         if stop.code in (0, None):
             raise
         # tyro exits while it handles the ValueError of __post_init__; its box would wrap a long value.
-        fail(stop.__context__ if isinstance(stop.__context__, ValueError) else _one_line(box.getvalue()))
+        fail(stop.__context__ if isinstance(stop.__context__, ValueError) else _words(box.getvalue()))
 
 
 def run(
     main: Callable[[Config], int], config_type: type[Config], arguments: Sequence[str] | None, *, prog: str
 ) -> NoReturn:
-    """Parse, call ``main(config)``, exit with the code it returns; a ValueError or OSError exits 2 in one line."""
-    config = parse(config_type, arguments, prog=prog)
+    """Parse, call ``main(config)``, exit with the code it returns or with the one that its exception stands for."""
+    with _ending():
+        raise SystemExit(main(parse(config_type, arguments, prog=prog)))
+
+
+@contextlib.contextmanager
+def _ending() -> Iterator[None]:
+    """Every exception as one line and an exit code, and nothing left to be written after it."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a character shows "?"
+            stream.reconfigure(errors="replace")
     try:
-        code = main(config)
+        yield
+    except BrokenPipeError:  # as when the output goes to head
+        raise SystemExit(141) from None
+    except KeyboardInterrupt as interruption:
+        _say("interrupted")
+        raise SystemExit(getattr(interruption, "exit_code", 130)) from None
     except (ValueError, OSError) as error:
         fail(error)
-    raise SystemExit(code)
+    except _OF_INPUT as error:
+        fail(f"{type(error).__name__}: {error}")
+    except Exception as error:  # noqa: BLE001 (the boundary: everything ends here)
+        if _is_memory(error):
+            fail(f"not enough memory for these sizes: {error}")
+        if hasattr(error, "exit_code"):
+            fail(error, error.exit_code)
+        fail(f"a fault of this program, {type(error).__name__}: {error}; traceback: {_kept_traceback()}", 3)
+    finally:
+        lost = _finish(sys.stdout)
+        if lost is not None:
+            _say(f"error: cannot write the output: {lost}")
+        _finish(sys.stderr)
+        if lost is not None:
+            raise SystemExit(2)
+
+
+def _is_memory(error: Exception) -> bool:
+    """Whether memory ran out; torch says so by RuntimeErrors of several kinds."""
+    of_torch = type(error).__name__ == "OutOfMemoryError" or "allocate memory" in str(error)
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and of_torch)
+
+
+def _kept_traceback() -> str:
+    """Where the traceback under way is kept: in a file, or on stderr."""
+    if os.environ.get("M3PO_TRACEBACK"):
+        traceback.print_exc()
+        return "above"
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="m3po-traceback-", suffix=".txt", delete=False, encoding="utf-8", errors="backslashreplace"
+        ) as file:
+            file.write(traceback.format_exc())
+            return file.name
+    except OSError:
+        traceback.print_exc()
+        return "above"
+
+
+def _finish(stream: TextIO | None) -> OSError | None:
+    """Flush; what cannot be written is dropped, since the interpreter would try again at exit and print a traceback.
+
+    Returns:
+        Why it cannot be written, unless that is because nobody reads it any more.
+    """
+    if stream is None or stream.closed:
+        return None
+    try:
+        stream.flush()
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
+        return None if isinstance(error, BrokenPipeError) else error
+    return None

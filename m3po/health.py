@@ -20,6 +20,8 @@ class Batch(Protocol):
 class DivergenceError(ArithmeticError):
     """A number that everything depends on is not finite any more; the message says which and where."""
 
+    exit_code = 1  # of a command that trains: a finding, not a fault of the program
+
 
 def magnitudes(**arrays: Tensor) -> str:
     """Largest absolute values and how many entries are not finite, as ``reward up to 310 (2 of 256 not finite)``."""

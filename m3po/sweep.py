@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
-import json
 import logging
 import os
 import re
@@ -21,7 +20,7 @@ from typing import Annotated, Any, Literal, Protocol
 
 import tyro
 
-from m3po.command_line import run
+from m3po.command_line import json_of, run
 from m3po.grid import Run, check_environments, read_grid
 from m3po.interruption import StopRequest
 from m3po.sweep_worker import Board, Outcome, Report, Standing, survey, train_run
@@ -525,7 +524,7 @@ def plan(config: SweepConfig, runs: Sequence[Run]) -> str:
             }
             for run in runs
         ]
-        return json.dumps({**total, "list": entries}, indent=1)
+        return json_of({**total, "list": entries})
     rows = [
         (
             run.name,
@@ -566,7 +565,7 @@ def main(config: SweepConfig) -> int:
         print(f"\ninterrupted; {again} in {config.directory}", file=sys.stderr)
         return 130
     record = results(config, tracks)
-    print(json.dumps(record, indent=1) if config.as_json else results_text(record))
+    print(json_of(record) if config.as_json else results_text(record))
     if any(track.state == "stopped" for track in tracks):
         print(f"stopped with {record['finished']} of {len(tracks)} runs finished; {again}", file=sys.stderr)
         return 130
