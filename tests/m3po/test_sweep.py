@@ -552,11 +552,13 @@ def test_a_request_to_stop_cancels_every_task_once_and_starts_nothing_new() -> N
 def cluster() -> Iterator[Cluster]:
     """A head with one CPU, which notices dead nodes sooner than after Ray's 15 seconds."""
     # A folder of its own: a cluster that this machine belongs to otherwise keeps its address where ours would be put.
-    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="ray-") as folder:
+    # Ray writes the address below RAY_TMPDIR whatever temp_dir says, into a folder that only its default makes.
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder:
+        patch.setenv("RAY_TMPDIR", folder)
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_AUTH_MODE", "disabled")  # else it depends on whether the user has a token of Ray's
         settings = {"health_check_period_ms": 500, "health_check_failure_threshold": 4, "worker_niceness": 0}
-        arguments = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "_system_config": settings, "temp_dir": folder}
+        arguments = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "_system_config": settings}
         started = Cluster(initialize_head=True, head_node_args=arguments)
         yield started
         started.shutdown()
