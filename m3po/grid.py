@@ -36,6 +36,7 @@ _NOT_SETTINGS = {
     "from_previous": "it belongs to a single run of m3po.train",
     "seed": "write seeds = [...] at the top",
 }
+SWEEP_ID = "sweep_id"  # a file beside the environments' folders; see sweep_worker.directory_id
 _AXES = ("seeds", "algorithms", "environments", "variants")
 _HINTS = {name: hint for name, hint in get_type_hints(Config).items() if name not in _NOT_SETTINGS}
 _RESOURCES: dict[str, Any] = {"cpus": float, "gpus": float, "retries": int}
@@ -131,6 +132,9 @@ def _environments(grid: Mapping[str, Any], common: Mapping[str, Any]) -> list[_P
         name = _name(table.get("name", re.sub(r"^.*/|-v\d+$", "", env_id)), "[[environments]]")
         title = f"[[environments]] {name!r}"
         parts.append(_Part(name, title, _settings(_without(table, "name"), title, extra=("name",))))
+    for part in parts:
+        if part.name.lower().split(".")[0] == SWEEP_ID:
+            raise ValueError(f"[[environments]]: the name {part.name!r} is that of a file of the sweep itself")
     _no_repeats("[[environments]]: name", [part.name for part in parts])
     return parts
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import os
 import secrets
 import signal
@@ -22,11 +21,9 @@ from types import TracebackType
 from typing import Any, Literal
 
 from m3po.config import Config
-from m3po.grid import Run
+from m3po.files import create_exclusively, is_held, read_regular
+from m3po.grid import SWEEP_ID, Run
 
-DIRECTORY_ID = "sweep_id"
-# What a run may have left when it was killed before its settings were on disk.
-_STILLBORN = {"lock", "provenance.json", "provenance.json.partial", "config.json.partial"}
 _LOST_LEASE = 3  # exit code of a worker that stopped itself
 
 
@@ -157,25 +154,13 @@ class Lease:
         self._over.set()
 
 
-def locked(path: Path) -> bool:
-    """Whether a process is training in the run directory ``path``."""
-    try:
-        with (path / "lock").open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
-
-
 def wait_until_free(path: Path, until: float) -> None:
     """Wait for the training in the run directory ``path`` to end.
 
     Raises:
         ValueError: when ``time.monotonic()`` is past ``until`` and it has not.
     """
-    while locked(path):
+    while is_held(path):
         if time.monotonic() > until:
             raise ValueError(f"another process is training in {path}")
         time.sleep(0.2)
@@ -187,10 +172,10 @@ def standing(config: Config) -> Standing:
     Raises:
         ValueError: when something else is in its place: other files, or a run with other settings.
     """
-    from m3po.run_directory import RunDirectory
+    from m3po.run_directory import RunDirectory, unborn
 
     path = config.run_dir
-    if not path.exists() or (path.is_dir() and {each.name for each in path.iterdir()} <= _STILLBORN):
+    if unborn(path):
         return Standing("new")
     directory = RunDirectory.read(path)
     difference = directory.difference(config)
@@ -220,13 +205,9 @@ def survey(runs: Sequence[Run], out: Path, *, patience: float) -> tuple[str, lis
 
 def directory_id(out: Path) -> str:
     """A name that this very directory has; where it is not seen, the file system is another one."""
-    file = out / DIRECTORY_ID
-    partial = out / f"{DIRECTORY_ID}.{secrets.token_hex(8)}"
-    partial.write_text(secrets.token_hex(16))
-    with contextlib.suppress(FileExistsError):
-        os.link(partial, file)  # unlike a rename, a link leaves the file of someone faster alone
-    partial.unlink()
-    return file.read_text()
+    file = out / SWEEP_ID
+    create_exclusively(file, secrets.token_hex(16).encode())
+    return read_regular(file).decode()
 
 
 def ready(config: Config, *, patience: float) -> Config:
@@ -236,12 +217,7 @@ def ready(config: Config, *, patience: float) -> Config:
         ValueError: see ``standing``; and when another process is still training in it after ``patience`` seconds.
     """
     wait_until_free(config.run_dir, time.monotonic() + patience)  # of the worker before, which is dying
-    if standing(config).state != "new":
-        return dataclasses.replace(config, resume=True)
-    if config.run_dir.exists():
-        for name in _STILLBORN:
-            (config.run_dir / name).unlink(missing_ok=True)
-    return config
+    return config if standing(config).state == "new" else dataclasses.replace(config, resume=True)
 
 
 class Look:
@@ -323,7 +299,7 @@ def train_run(
 
 
 def _train(run: Run, out: Path, out_id: str, *, patience: float) -> Outcome:
-    if not (out / DIRECTORY_ID).is_file() or (out / DIRECTORY_ID).read_text() != out_id:
+    if not (out / SWEEP_ID).is_file() or read_regular(out / SWEEP_ID).decode() != out_id:
         return Outcome("failed", {}, f"node {node_name()} does not see {out}: the nodes need a shared file system")
     from m3po.health import DivergenceError
     from m3po.train import train

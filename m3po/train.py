@@ -5,6 +5,7 @@ python -m m3po.train --env-id m3po/SwitchingPointMass-v0 --run-dir runs/first
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -206,6 +207,7 @@ def train(config: Config) -> RunDirectory:
         DivergenceError: when a number is not finite any more; the last checkpoint is from before.
         Stopped: after Ctrl-C or SIGTERM, with everything so far in a checkpoint.
     """
+    config = dataclasses.replace(config, run_dir=config.run_dir.absolute())  # an environment may go elsewhere
     # A wrong id or option must not leave a run directory behind.
     make_environment(config.env_id, **config.environment_options()).close()
     choose_device(config.device, cuda_graphs=config.cuda_graphs)
@@ -223,8 +225,10 @@ def train(config: Config) -> RunDirectory:
 def start(config: Config, directory: RunDirectory) -> TrainingLoop:
     """A new training with the first row of its metrics, or one where its checkpoint was."""
     training = training_of(config)
+    if config.from_previous:
+        directory.restore_previous()
     if directory.has_checkpoint or any(row["step"] > 0 for row in directory.metrics()):
-        training.load_state(directory.load_checkpoint(training.device, previous=config.from_previous))
+        training.load_state(directory.load_checkpoint(training.device))
         directory.drop_metrics_after(training.measured_at)
         if not training.resume_episode():
             print(

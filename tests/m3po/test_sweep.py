@@ -22,6 +22,7 @@ from ray.cluster_utils import Cluster
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from m3po.config import Algorithm, Config
+from m3po.files import is_held
 from m3po.grid import Run, check_environments, expand, read_grid
 from m3po.interruption import StopRequest
 from m3po.run_directory import RunDirectory
@@ -33,7 +34,6 @@ from m3po.sweep_worker import (
     Report,
     Standing,
     directory_id,
-    locked,
     ready,
     standing,
     survey,
@@ -371,14 +371,14 @@ def test_a_run_killed_before_its_settings_were_written_begins_anew(tmp_path: Pat
 def test_a_retry_waits_for_the_lock_of_a_dying_worker(tmp_path: Path) -> None:
     run = a_run(tmp_path)
     directory = RunDirectory.create(run.config)
-    assert locked(run.config.run_dir)
+    assert is_held(run.config.run_dir)
     with pytest.raises(ValueError, match="another process is training in"):
         ready(run.config, patience=0.1)
     threading.Timer(0.5, directory.release).start()
     began = time.monotonic()
     assert ready(run.config, patience=60).resume
     assert time.monotonic() - began > 0.4
-    assert not locked(run.config.run_dir)
+    assert not is_held(run.config.run_dir)
 
 
 def test_a_directory_keeps_its_id_and_another_has_another(tmp_path: Path) -> None:
