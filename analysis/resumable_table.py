@@ -5,11 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import stat
+import weakref
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Generic, TypeVar, get_type_hints
 
+from m3po.files import HeldError, LostError, append, flock, is_at, read_regular, replaced
 from m3po.run_directory import commit_of, provenance
 
 Row = TypeVar("Row")
@@ -23,12 +27,17 @@ def read_rows(path: Path, row_type: type[Row]) -> list[Row]:
     """
     hints = get_type_hints(row_type)
     names = [field.name for field in fields(row_type)]  # type: ignore[arg-type]
-    lines = [line for line in path.read_text().splitlines(keepends=True) if not line.startswith("#")]
+    text = read_regular(path).decode()
+    lines = [line for line in text.splitlines(keepends=True) if not line.startswith("#")]
     whole = [line for line in lines if line.endswith("\n")]
     reader = csv.DictReader(whole)
     if reader.fieldnames is not None and list(reader.fieldnames) != names:
         raise ValueError(f"{path} has the columns {', '.join(reader.fieldnames)}; expected {', '.join(names)}")
-    return [row_type(**{name: _value(path, row[name], hints[name]) for name in names}) for row in reader]
+    rows = list(reader)
+    for row in rows:
+        if None in row:
+            raise ValueError(f"{path}: a row has {len(row[None])} cells more than there are columns")
+    return [row_type(**{name: _value(path, row[name], hints[name]) for name in names}) for row in rows]
 
 
 def _value(path: Path, text: str | None, kind: Any) -> Any:
@@ -52,31 +61,65 @@ class ResumableTable(Generic[Row]):
         rows: all rows so far.
 
     Raises:
-        ValueError: when the file holds something else, or rows that were measured with other settings.
+        ValueError: when the file holds something else, or rows that were measured with other settings, or another
+            process is writing it.
     """
 
     def __init__(self, path: Path, row_type: type[Row], settings: Mapping[str, Any]) -> None:
-        self.path = path
+        self.path = path.absolute()
         self.rows: list[Row] = []
         first = f"# settings {json.dumps(dict(settings))}\n"
         commit = f"# commit {commit_of(provenance([]))}\n"
         names = [field.name for field in fields(row_type)]  # type: ignore[arg-type]
-        if path.exists():
-            lines = path.read_text().splitlines(keepends=True)
-            if not lines or lines[0] != first:
-                raise ValueError(f"{path} was not measured with these settings; choose another file or the same ones")
-            self.rows = read_rows(path, row_type)
-            kept = [line for line in lines if line.endswith("\n")]
-            earlier = [line for line in kept if line.startswith("# commit")]
-            path.write_text("".join(kept) + ("" if earlier and earlier[-1] == commit else commit))
-        else:
-            path.write_text(first + commit + ",".join(names) + "\n")
+        self._descriptor = _locked(self.path)
+        self._closing = weakref.finalize(self, os.close, self._descriptor)
+        lines = read_regular(self.path).decode().splitlines(keepends=True)
+        if not lines:  # new, or killed before it had its header
+            self._replace(first + commit + ",".join(names) + "\n")
+            return
+        if lines[0] != first:
+            raise ValueError(f"{path} was not measured with these settings; choose another file or the same ones")
+        self.rows = read_rows(self.path, row_type)
+        kept = [line for line in lines if line.endswith("\n")]
+        earlier = [line for line in kept if line.startswith("# commit")]
+        if kept != lines or not earlier or earlier[-1] != commit:
+            self._replace("".join(kept) + ("" if earlier and earlier[-1] == commit else commit))
+
+    def _replace(self, text: str) -> None:
+        descriptor = replaced(self.path, text.encode())
+        self._closing()
+        self._descriptor = descriptor
+        self._closing = weakref.finalize(self, os.close, descriptor)
+
+    def close(self) -> None:
+        """Let others write the file; the last thing done with a table, at the latest when it is forgotten."""
+        self._closing()
 
     def add(self, row: Row) -> None:
         """Append a row; it is in the file when this returns."""
         values = [f"{value:.9g}" if isinstance(value, float) else value for value in asdict(row).values()]  # type: ignore[call-overload]
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerow(values)
-        with self.path.open("a") as file:
-            file.write(text.getvalue())
+        if not is_at(self.path, self._descriptor):
+            raise LostError(f"{self.path} was removed or replaced while it was being written")
+        append(self._descriptor, text.getvalue().encode())
         self.rows.append(row)
+
+
+def _locked(path: Path) -> int:
+    """The file, made when it is not there, to append to it; locked where there are locks."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise ValueError(f"{path} is not a regular file")
+            flock(descriptor)
+        except HeldError as error:
+            os.close(descriptor)
+            raise ValueError(f"another process is writing {path}") from error
+        except BaseException:
+            os.close(descriptor)
+            raise
+        if is_at(path, descriptor):
+            return descriptor
+        os.close(descriptor)  # it was replaced in between

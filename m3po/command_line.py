@@ -25,6 +25,8 @@ from typing import Any, NoReturn, TextIO, TypeVar
 
 import tyro
 
+from m3po.terminal import messages, open_what_is_closed, unfailing
+
 Config = TypeVar("Config")
 
 _LONGEST = 290  # characters of a message, with its "error: "
@@ -50,9 +52,7 @@ def fail(message: object, code: int = 2) -> NoReturn:
 
 
 def _say(message: str) -> None:
-    if sys.stderr is not None:
-        with contextlib.suppress(OSError, ValueError):  # nobody is left to be told
-            print(one_line(message), file=sys.stderr, flush=True)
+    print(one_line(message), file=messages(), flush=True)
 
 
 def json_of(record: object) -> str:
@@ -111,9 +111,12 @@ def run(
 @contextlib.contextmanager
 def _ending() -> Iterator[None]:
     """Every exception as one line and an exit code, and nothing left to be written after it."""
-    for stream in (sys.stdout, sys.stderr):
+    open_what_is_closed()
+    result, told = sys.stdout, sys.stderr
+    for stream in (result, told):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a character shows "?"
             stream.reconfigure(errors="replace")
+    sys.stderr = unfailing(told)
     try:
         yield
     except BrokenPipeError:  # as when the output goes to head
@@ -132,10 +135,11 @@ def _ending() -> Iterator[None]:
             fail(error, error.exit_code)
         fail(f"a fault of this program, {type(error).__name__}: {error}; traceback: {_kept_traceback()}", 3)
     finally:
-        lost = _finish(sys.stdout)
+        lost = finish(result)
         if lost is not None:
             _say(f"error: cannot write the output: {lost}")
-        _finish(sys.stderr)
+        sys.stderr = told
+        finish(told)
         if lost is not None:
             raise SystemExit(2)
 
@@ -162,7 +166,7 @@ def _kept_traceback() -> str:
         return "above"
 
 
-def _finish(stream: TextIO | None) -> OSError | None:
+def finish(stream: TextIO | None) -> OSError | None:
     """Flush; what cannot be written is dropped, since the interpreter would try again at exit and print a traceback.
 
     Returns:

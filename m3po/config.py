@@ -196,6 +196,8 @@ class Config:
         for name, most in {"seed": 2**63 - 2, "threads": 1024}.items():
             if getattr(self, name) > most:
                 raise ValueError(f"{flag(name)} must be <= {most}, got {getattr(self, name)}")
+        if self.from_previous and not self.resume:
+            raise ValueError("--from-previous goes with --resume, which is not given")
         if not 0 <= self.discount < 1:
             raise ValueError(f"--discount must be in [0, 1), got {self.discount}")
         for name in ("holdout", "confidence"):

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
 import socket
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from m3po.files import write_whole
+from m3po.terminal import messages
 
 
 class _Stream:
@@ -63,8 +62,7 @@ class EventLog:
                 RecordWriter(self._stream).write(event.SerializeToString())
         except OSError as error:
             self._failed = True
-            with contextlib.suppress(OSError, ValueError):
-                print(f"warning: no more TensorBoard events: {error}", file=sys.stderr)
+            print(f"warning: no more TensorBoard events: {error}", file=messages())
 
     def close(self) -> None:
         if self._stream is not None:

@@ -16,6 +16,8 @@ import stat
 import sys
 from pathlib import Path
 
+from m3po.terminal import messages
+
 PARTIAL = ".partial"  # ends the name of every temporary file
 _UNSUPPORTED = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
 _NO_LOCKS = _UNSUPPORTED | {errno.ENOLCK, errno.EBADF, errno.EISDIR}  # NFS locks no folder: EBADF
@@ -197,7 +199,7 @@ class Lock:
             while True:
                 held = self._open(self._file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
                 file_locked = flock(held)
-                if _is(self._file, held):
+                if is_at(self._file, held):
                     break
                 self.release()  # it was removed in between
             # After the file: its making may give the folder another number, in layered file systems.
@@ -223,12 +225,11 @@ class Lock:
             if _alive(owner):
                 raise HeldError(f"process {process} of this host is writing in {self._folder}")
             if host != socket.gethostname():
-                with contextlib.suppress(OSError, ValueError):
-                    print(
-                        f"warning: the file system of {self._folder} has no locks, and process {process} on {host} was "
-                        "the last to write there; make sure that it has ended",
-                        file=sys.stderr,
-                    )
+                print(
+                    f"warning: the file system of {self._folder} has no locks, and process {process} on {host} was the "
+                    "last to write there; make sure that it has ended",
+                    file=messages(),
+                )
         process = os.getpid()
         record = {"host": socket.gethostname(), "process": process, "started": _start_of(process)}
         descriptor = replaced(self._file, json.dumps(record).encode() + b"\n")
@@ -242,17 +243,19 @@ class Lock:
             LostError: when the folder was removed, moved or replaced, or another process took over.
         """
         for path, descriptor in self._watched:
-            if not _is(path, descriptor):
+            if not is_at(path, descriptor):
                 raise LostError(f"{path} was removed or replaced while this process was writing in {self._folder}")
 
     def release(self) -> None:
         """Let others write here."""
-        if self._owner is not None and os.getpid() == self._process:  # not in a child
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._owner, 0)
-        self._owner = None
-        while self._descriptors:
-            os.close(self._descriptors.pop())
+        try:
+            if self._owner is not None and os.getpid() == self._process:  # not in a child
+                with contextlib.suppress(OSError):
+                    os.ftruncate(self._owner, 0)
+        finally:
+            self._owner = None
+            while self._descriptors:
+                os.close(self._descriptors.pop())
 
     def __del__(self) -> None:
         self.release()
@@ -280,7 +283,7 @@ def is_held(folder: Path) -> bool:
     return False
 
 
-def _is(path: Path, descriptor: int) -> bool:
+def is_at(path: Path, descriptor: int) -> bool:
     """Whether ``path`` is the very file or folder that ``descriptor`` was opened on."""
     try:
         return os.path.samestat(os.stat(path), os.fstat(descriptor))

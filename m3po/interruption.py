@@ -1,12 +1,13 @@
-"""Ctrl-C and SIGTERM as a polite request: finish the step under way, write a checkpoint, stop."""
+"""Ctrl-C, SIGTERM and SIGHUP as a polite request: finish the step under way, write a checkpoint, stop."""
 
 from __future__ import annotations
 
 import signal
-import sys
 import threading
 from types import FrameType, TracebackType
 from typing import Any
+
+from m3po.terminal import messages
 
 
 class Stopped(KeyboardInterrupt):
@@ -22,7 +23,8 @@ class Stopped(KeyboardInterrupt):
 
 
 class StopRequest:
-    """While entered, remembers the first SIGINT or SIGTERM; a second one interrupts at once.
+    """While entered, remembers the first SIGINT, SIGTERM or SIGHUP; a second one interrupts at once, unless it is
+    SIGHUP: a terminal that closes sends several.
 
     Attributes:
         number: of the signal that asked to stop, None until then.
@@ -33,14 +35,15 @@ class StopRequest:
         self._previous: dict[int, Any] = {}
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.number is not None:
+        if self.number is None:
+            self.number = number
+            print("\nstopping after this step; once more to stop at once", file=messages(), flush=True)
+        elif number != signal.SIGHUP:
             raise KeyboardInterrupt
-        self.number = number
-        print("\nstopping after this step; once more to stop at once", file=sys.stderr)
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():  # only there may handlers be set
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 if signal.getsignal(number) not in (signal.SIG_IGN, None):
                     self._previous[number] = signal.signal(number, self._receive)
         return self

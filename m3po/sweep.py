@@ -297,7 +297,10 @@ class Display:
         for track in self._tracks:
             self._say_what_is_new(track)
         if self._terminal:
-            width, height = os.get_terminal_size(sys.stderr.fileno())
+            try:
+                width, height = os.get_terminal_size(sys.stderr.fileno())
+            except OSError:  # it was closed
+                width, height = 80, 24
             running = [track for track in self._tracks if track.state in ("running", "lost")]
             lines = [track.describe() for track in running[: max(height - 3, 1)]] + [self.summary()]
             self._erase()

@@ -5,6 +5,7 @@ python -m m3po.train --env-id m3po/SwitchingPointMass-v0 --run-dir runs/first
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sys
 import time
@@ -18,7 +19,7 @@ from tqdm import tqdm
 from m3po.baselines.grbal import GrbalTraining
 from m3po.baselines.pearl import PearlTraining
 from m3po.captured_update import CapturedUpdate
-from m3po.command_line import run
+from m3po.command_line import finish, run
 from m3po.config import Config
 from m3po.context_encoder import ContextEncoder
 from m3po.evaluate import make_environment, run_episodes
@@ -32,6 +33,7 @@ from m3po.replay_buffer import ModelBuffer
 from m3po.rollout import model_steps
 from m3po.run_directory import RunDirectory
 from m3po.sac import SoftActorCritic, agent_networks, agent_settings
+from m3po.terminal import messages
 from m3po.training_loop import TrainingLoop, choose_device
 from m3po.types import Segments, Transitions, joined, rows_of
 
@@ -214,7 +216,7 @@ def train(config: Config) -> RunDirectory:
     directory = RunDirectory.resume(config) if config.resume else RunDirectory.create(config)
     try:
         if directory.complete:
-            print(f"{config.run_dir} is complete already", file=sys.stderr)
+            print(f"{config.run_dir} is complete already", file=messages())
         else:
             run_to_end(start(config, directory), directory)
     finally:
@@ -234,7 +236,7 @@ def start(config: Config, directory: RunDirectory) -> TrainingLoop:
             print(
                 f"{config.env_id} does not repeat itself for the same seed and actions: the episode under way at step "
                 f"{training.steps} is given up, and the resumed run is not the one that would have been",
-                file=sys.stderr,
+                file=messages(),
             )
             directory.record_restart(training.steps)
     else:  # a new run, or one stopped before its first checkpoint
@@ -247,14 +249,14 @@ def start(config: Config, directory: RunDirectory) -> TrainingLoop:
 
 def run_to_end(training: TrainingLoop, directory: RunDirectory) -> None:
     """Advance to the last step, with a row of metrics and a checkpoint after every epoch."""
-    config = training.config
+    config, told = training.config, messages()
     with (
         StopRequest() as stop,
         tqdm(
             total=config.total_steps,
             initial=training.steps,
             unit="step",
-            file=sys.stderr,
+            file=told,
             dynamic_ncols=True,
             smoothing=0.05,
         ) as progress,
@@ -265,7 +267,7 @@ def run_to_end(training: TrainingLoop, directory: RunDirectory) -> None:
             progress.update(training.steps - progress.n)
             if row is not None:
                 for warning in row.get("warnings", []):
-                    progress.write(f"step {row['step']}: {warning}", file=sys.stderr)
+                    progress.write(f"step {row['step']}: {warning}", file=told)
                 directory.append_metrics(row | directory.checkpoint_cost)
                 progress.set_postfix(describe(row), refresh=True)
             due = time.monotonic() - saved_at > 60 * config.checkpoint_minutes
@@ -290,19 +292,22 @@ def main(config: Config) -> int:
     try:
         directory = train(config)
     except KeyboardInterrupt as interruption:
-        print(f"\ninterrupted; continue with the same command and --resume (run {config.run_dir})", file=sys.stderr)
+        print(f"\ninterrupted; continue with the same command and --resume (run {config.run_dir})", file=messages())
         return interruption.exit_code if isinstance(interruption, Stopped) else 130
     except DivergenceError as error:
         print(
             f"error: the training diverged: {error}. The last checkpoint in {config.run_dir} is from before.",
-            file=sys.stderr,
+            file=messages(),
         )
         return 1
     rows = directory.metrics()
     if not rows:
         raise ValueError(f"{config.run_dir} is marked complete and has no metrics")
     last = rows[-1]
-    print(f"{config.run_dir}: {last['step']} steps, return {last['return']:.2f} +- {last['return_standard_error']:.2f}")
+    final = f"return {last['return']:.2f} +- {last['return_standard_error']:.2f}"
+    with contextlib.suppress(OSError):  # the run is complete, whether anybody reads this or not
+        print(f"{config.run_dir}: {last['step']} steps, {final}")
+    finish(sys.stdout)
     return 0
 
 

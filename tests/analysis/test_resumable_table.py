@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ def test_rows_come_back_as_they_went_in(tmp_path: Path) -> None:
     for row in ROWS:
         table.add(row)
     assert table.rows == read_rows(tmp_path / "t.csv", Row) == ROWS
+    table.close()
     assert ResumableTable(tmp_path / "t.csv", Row, {"k": 1}).rows == ROWS
 
 
@@ -34,6 +36,7 @@ def test_a_line_cut_off_by_a_crash_is_measured_again(tmp_path: Path) -> None:
     table = ResumableTable(path, Row, {})
     for row in ROWS:
         table.add(row)
+    table.close()
     path.write_text(path.read_text()[:-4])
     again = ResumableTable(path, Row, {})
     assert again.rows == ROWS[:2]
@@ -59,4 +62,43 @@ def test_other_settings_and_other_columns_are_refused(tmp_path: Path) -> None:
         read_rows(path, Row)
     path.write_text("# settings {}\nseed,name,good,value\n1,x,perhaps,2\n")
     with pytest.raises(ValueError, match="'perhaps' is no bool"):
+        read_rows(path, Row)
+
+
+def test_one_process_writes_a_table(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    table = ResumableTable(path, Row, {})
+    table.add(ROWS[0])
+    with pytest.raises(ValueError, match=rf"another process is writing {path}"):
+        ResumableTable(path, Row, {})
+    table.add(ROWS[1])
+    table.close()
+    with path.open("a") as file:  # reopening replaces the file; who has the old one is told
+        file.write("2,x")
+        again = ResumableTable(path, Row, {})
+    assert again.rows == ROWS[:2]
+    path.unlink()
+    with pytest.raises(OSError, match=r"t\.csv was removed or replaced while it was being written"):
+        again.add(ROWS[2])
+    assert not path.exists()
+
+
+def test_a_table_without_its_header_begins_and_what_is_no_file_is_left(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.touch()
+    ResumableTable(path, Row, {}).add(ROWS[0])
+    assert read_rows(path, Row) == ROWS[:1]
+    (tmp_path / "link.csv").symlink_to(path)
+    os.mkfifo(tmp_path / "pipe.csv")
+    before = path.read_bytes()
+    for name in ("link.csv", "pipe.csv"):
+        with pytest.raises((OSError, ValueError), match=name):
+            ResumableTable(tmp_path / name, Row, {})
+    assert path.read_bytes() == before
+
+
+def test_surplus_cells_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("# settings {}\nseed,name,good,value\n1,x,True,1,9\n")
+    with pytest.raises(ValueError, match="1 cells more than there are columns"):
         read_rows(path, Row)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import threading
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ import pytest
 
 from m3po.interruption import Stopped, StopRequest
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @pytest.fixture(autouse=True)
@@ -40,13 +41,21 @@ def test_the_first_signal_is_remembered(number: int, received: list[int], capsys
     assert "stopping after this step; once more to stop at once" in err
 
 
-@pytest.mark.parametrize("second", SIGNALS)
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("first", SIGNALS)
 def test_the_second_signal_interrupts_at_once(first: int, second: int) -> None:
     with StopRequest() as stop:
         signal.raise_signal(first)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(second)
+        assert stop.number == first
+
+
+@pytest.mark.parametrize("first", SIGNALS)
+def test_a_terminal_that_closes_may_say_so_twice(first: int) -> None:
+    with StopRequest() as stop:
+        signal.raise_signal(first)
+        signal.raise_signal(signal.SIGHUP)
         assert stop.number == first
 
 
@@ -68,7 +77,7 @@ def test_handlers_come_back_after_an_exception() -> None:
     assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
-@pytest.mark.parametrize(("ignored", "other"), [SIGNALS, SIGNALS[::-1]])
+@pytest.mark.parametrize(("ignored", "other"), list(itertools.permutations(SIGNALS, 2)))
 def test_an_ignored_signal_stays_ignored(ignored: int, other: int) -> None:
     """A shell starts background jobs with SIGINT ignored: Ctrl-C is meant for others."""
     signal.signal(ignored, signal.SIG_IGN)
@@ -101,7 +110,10 @@ def test_in_a_thread_nothing_is_installed() -> None:
     assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
-@pytest.mark.parametrize(("number", "code", "name"), [(signal.SIGINT, 130, "SIGINT"), (signal.SIGTERM, 143, "SIGTERM")])
+@pytest.mark.parametrize(
+    ("number", "code", "name"),
+    [(signal.SIGINT, 130, "SIGINT"), (signal.SIGTERM, 143, "SIGTERM"), (signal.SIGHUP, 129, "SIGHUP")],
+)
 def test_stopped_carries_the_exit_code_of_its_signal(number: int, code: int, name: str) -> None:
     stopped = Stopped(number)
     assert isinstance(stopped, KeyboardInterrupt)

@@ -353,7 +353,7 @@ def test_unknown_options_of_an_environment_are_named(tmp_path: Path, capsys: pyt
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_request_to_stop_writes_a_checkpoint_in_mid_epoch_and_nothing_is_lost(
     number: signal.Signals, finished: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -365,11 +365,11 @@ def test_a_request_to_stop_writes_a_checkpoint_in_mid_epoch_and_nothing_is_lost(
         return collect_step(self, random=random)
 
     monkeypatch.setattr(Training, "collect_step", signalled)
-    previous = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job may ignore it
+    previous = signal.signal(number, signal.default_int_handler)  # a background job may ignore it
     try:
         assert main(tiny(tmp_path / "run")) == 128 + number
     finally:
-        signal.signal(signal.SIGINT, previous)
+        signal.signal(number, previous)
     monkeypatch.undo()
     state = RunDirectory.read(tmp_path / "run").load_checkpoint()
     assert state["steps"] == 251
