@@ -13,6 +13,7 @@ from tqdm import tqdm
 from bounds.catalogue import ALL_BOUNDS
 from bounds.finite.checks import TheoremReport, check_attaining, check_instances
 from bounds.finite.random_instances import FAMILIES
+from bounds.finite.trajectory_checks import UNBIASED, TrajectoryReport, check_trajectories
 from bounds.proof import Proof, solver_available
 from bounds.proofs import prove_all
 from m3po.command_line import json_of, run
@@ -32,6 +33,10 @@ class Config:
     attaining: int = 200
     """Random parameters at which Theorem 3 has to be attained, at least 1."""
 
+    enumerated: int = 300
+    """Small instances with every trajectory enumerated, on which Theorem 5 and the off-policy estimators are held, at
+    least 1 (300 take about a quarter of a minute)."""
+
     seed: int = 0
     """Seed of the random instances, a natural number."""
 
@@ -42,7 +47,7 @@ class Config:
     """Print the proofs as Markdown with LaTeX instead of plain text."""
 
     def __post_init__(self) -> None:
-        for name in ("instances", "attaining"):
+        for name in ("instances", "attaining", "enumerated"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}")
         if self.seed < 0:
@@ -60,6 +65,7 @@ class Dossier:
         rechecked: by proof name, what z3 says; None where z3 is not installed.
         reports: the largest gap/discrepancy of every theorem on exact instances.
         attaining_error: the largest relative difference between a measured gap and Theorem 3's discrepancy.
+        trajectories: Theorem 5 and the off-policy estimators on enumerated instances.
     """
 
     config: Config
@@ -67,16 +73,18 @@ class Dossier:
     rechecked: dict[str, bool | None]
     reports: tuple[TheoremReport, ...]
     attaining_error: float
+    trajectories: TrajectoryReport
 
     @property
     def ok(self) -> bool:
-        """There are proofs and reports, all hold, z3 contradicts none, and Theorem 3 is attained."""
+        """There are proofs and reports, all hold, z3 contradicts none, Theorem 3 is attained, nothing is biased."""
         return (
             bool(self.proofs and self.reports)
             and all(proof.holds for proof in self.proofs)
             and all(verdict is not False for verdict in self.rechecked.values())
             and all(report.holds for report in self.reports)
             and self.attaining_error <= ATTAINED
+            and self.trajectories.holds
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -90,19 +98,19 @@ class Dossier:
                 "count": self.config.instances,
                 "seed": self.config.seed,
                 "families": list(FAMILIES),
-                "theorems": [
-                    {
-                        "name": report.name,
-                        "largest_ratio": report.largest_ratio,
-                        "family": report.family,
-                        "holds": report.holds,
-                    }
-                    for report in self.reports
-                ],
+                "theorems": _as_dicts(self.reports),
                 "attaining": {
                     "count": self.config.attaining,
                     "largest_error": self.attaining_error,
                     "holds": self.attaining_error <= ATTAINED,
+                },
+                "enumerated": {
+                    "count": self.trajectories.instances,
+                    "theorems": _as_dicts(self.trajectories.reports),
+                    "weighted_error": self.trajectories.weighted_error,
+                    "variate_error": self.trajectories.variate_error,
+                    "least_left": self.trajectories.least_left,
+                    "holds": self.trajectories.holds,
                 },
             },
             "ok": self.ok,
@@ -129,11 +137,7 @@ class Dossier:
             f"EXACT INSTANCES ({self.config.instances} processes from {len(FAMILIES)} families: {', '.join(FAMILIES)})",
             "",
             f"{'theorem':30s} {'largest |gap| / discrepancy':>28s}  {'family':24s} verdict",
-        ]
-        parts += [
-            f"{report.name:30s} {report.largest_ratio:28.12f}  {report.family:24s} "
-            + ("holds" if report.holds else "VIOLATED")
-            for report in self.reports
+            *_lines(self.reports),
         ]
         attained = "attained" if self.attaining_error <= ATTAINED else "NOT ATTAINED"
         parts += [
@@ -142,11 +146,47 @@ class Dossier:
             "",
             f"largest relative difference of gap and discrepancy: {self.attaining_error:.3g}   {attained}",
             "",
+            f"ENUMERATED INSTANCES ({self.trajectories.instances} small processes, every trajectory enumerated)",
+            "",
+            f"{'statement':30s} {'largest left / right side':>28s}  {'family':24s} verdict",
+            *_lines(self.trajectories.reports),
+            "",
+            _biased("importance-weighted return", self.trajectories.weighted_error),
+            _biased("budgeted control variate", self.trajectories.variate_error),
+            f"smallest Z + L on any path, in shares of L: {self.trajectories.least_left:.3g}   "
+            + ("nonnegative" if self.trajectories.least_left >= 0 else "NEGATIVE"),
+            "",
             "Everything holds."
             if self.ok
-            else "SOMETHING FAILS: see NOT PROVED, NOT CONFIRMED, VIOLATED, NOT ATTAINED.",
+            else "SOMETHING FAILS: see NOT PROVED, NOT CONFIRMED, VIOLATED, NOT ATTAINED, BIASED, NEGATIVE.",
         ]
         return "\n".join(parts)
+
+
+def _as_dicts(reports: Sequence[TheoremReport]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": report.name,
+            "largest_ratio": report.largest_ratio,
+            "family": report.family,
+            "holds": report.holds,
+        }
+        for report in reports
+    ]
+
+
+def _lines(reports: Sequence[TheoremReport]) -> list[str]:
+    return [
+        f"{report.name:30s} {report.largest_ratio:28.12f}  {report.family:24s} "
+        + ("holds" if report.holds else "VIOLATED")
+        for report in reports
+    ]
+
+
+def _biased(name: str, error: float) -> str:
+    return f"{name}: mean against the true return, relative error {error:.3g}   " + (
+        "unbiased" if error <= UNBIASED else "BIASED"
+    )
 
 
 def verify(config: Config) -> Dossier:
@@ -161,7 +201,12 @@ def verify(config: Config) -> Dossier:
         reports = check_instances(
             config.instances, seed=config.seed, bounds=ALL_BOUNDS, progress=lambda done: bar.update(done - bar.n)
         )
-    return Dossier(config, proofs, rechecked, reports, check_attaining(config.attaining, seed=config.seed))
+    with tqdm(total=config.enumerated, desc="enumerated instances", leave=False, file=sys.stderr, disable=None) as bar:
+        trajectories = check_trajectories(
+            config.enumerated, seed=config.seed, progress=lambda done: bar.update(done - bar.n)
+        )
+    attaining = check_attaining(config.attaining, seed=config.seed)
+    return Dossier(config, proofs, rechecked, reports, attaining, trajectories)
 
 
 def main(config: Config) -> int:

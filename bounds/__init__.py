@@ -3,5 +3,34 @@
 from bounds.bound import Bound
 from bounds.catalogue import ALL_BOUNDS, get
 from bounds.certificate import Certificate, LinearWeights, certificate, linear_weights
+from bounds.nonnegative import nonnegative_lower
+from bounds.off_policy import (
+    EffectiveSampleSizes,
+    WeightedReturns,
+    control_variate_returns,
+    critic_mean_of_draws,
+    effective_sample_sizes,
+    importance_weighted_returns,
+)
+from bounds.overlap import OverlapCertificate, OverlapLosses, overlap_certificate, overlap_losses
 
-__all__ = ["ALL_BOUNDS", "Bound", "Certificate", "LinearWeights", "certificate", "get", "linear_weights"]
+__all__ = [
+    "ALL_BOUNDS",
+    "Bound",
+    "Certificate",
+    "EffectiveSampleSizes",
+    "LinearWeights",
+    "OverlapCertificate",
+    "OverlapLosses",
+    "WeightedReturns",
+    "certificate",
+    "control_variate_returns",
+    "critic_mean_of_draws",
+    "effective_sample_sizes",
+    "get",
+    "importance_weighted_returns",
+    "linear_weights",
+    "nonnegative_lower",
+    "overlap_certificate",
+    "overlap_losses",
+]

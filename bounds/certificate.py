@@ -92,7 +92,7 @@ def certificate(
             f"model_error_profile must have {horizon - 1} or {horizon} entries to go with {horizon} policy "
             f"divergences, got {error.size}"
         )
-    k = _rollout_length(rollout_length, horizon)
+    k = checked_rollout_length(rollout_length, horizon)
     learned_reward = reward_error_profile is not None
     reward_error = np.zeros(horizon)
     if reward_error_profile is not None:
@@ -161,7 +161,7 @@ def linear_weights(
         raise ValueError(f"discount must be in [0, 1), got {discount}")
     if horizon < 1:
         raise ValueError(f"horizon must be >= 1, got {horizon}")
-    k = _rollout_length(rollout_length, horizon)
+    k = checked_rollout_length(rollout_length, horizon)
     powers = np.power(float(discount), np.arange(horizon))
     following = np.append(np.cumsum(powers[::-1])[::-1], 0.0)
     model_error = np.zeros(horizon)
@@ -185,7 +185,12 @@ def _profile(name: str, values: npt.ArrayLike, largest: float) -> FloatArray:
     return array
 
 
-def _rollout_length(rollout_length: int | None, horizon: int) -> int:
+def checked_rollout_length(rollout_length: int | None, horizon: int) -> int:
+    """k, or the horizon for None, which stands for the model from the start.
+
+    Raises:
+        ValueError: not a whole number from 1 to 2^53.
+    """
     if rollout_length is None:
         return horizon
     if isinstance(rollout_length, bool) or not (

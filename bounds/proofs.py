@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import sympy
 
 from bounds import catalogue, paper
+from bounds.data_proofs import DATA_PROOFS
 from bounds.proof import Claim, Proof, Step
 from bounds.symbols import eps_m, eps_pi, gamma, i, k, r_max, t
 
@@ -577,6 +578,7 @@ PROOFS: tuple[Callable[[Expressions], Proof], ...] = (
     mbpo_4_1_is_theorem_1,
     mbpo_4_2_follows,
     mbpo_4_3_follows,
+    *DATA_PROOFS,
 )
 
 

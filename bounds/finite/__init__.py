@@ -14,6 +14,7 @@ from bounds.finite.process import (
     state_laws,
     true_return,
 )
+from bounds.finite.trajectories import Trajectories, enumerate_trajectories, overlap_discrepancy
 from bounds.finite.worst_case import (
     attaining_instance,
     finite_horizon_discrepancy,
@@ -26,13 +27,16 @@ __all__ = [
     "FiniteTaskPOMDP",
     "Instance",
     "SparseProcess",
+    "Trajectories",
     "attaining_instance",
     "branched_laws",
     "branched_return",
+    "enumerate_trajectories",
     "error_profiles",
     "finite_horizon_discrepancy",
     "full_model_return",
     "load_instance",
+    "overlap_discrepancy",
     "profile_attaining_instance",
     "reward_error_profile",
     "save_instance",

@@ -144,12 +144,17 @@ def bound_ratio(bound: AnyBound, measured: Measured) -> float:
 
 
 def certificate_ratio(measured: Measured, rollout: Rollout, evaluate: CertificateFunction = certificate) -> float:
-    """|gap| / certificate of Theorem 4 for the "full" or the "averaged" rollout, from the measured profiles.
+    """|gap| / ``plain_discrepancy``."""
+    return gap_ratio(measured.gaps[rollout], plain_discrepancy(measured, rollout, evaluate), measured.allowance)
+
+
+def plain_discrepancy(measured: Measured, rollout: Rollout, evaluate: CertificateFunction = certificate) -> float:
+    """Theorem 4's certificate for the "full" or the "averaged" rollout, from the measured profiles.
 
     The episode ends at T, so the certificate's tail is "absorbing". ``evaluate`` is ``bounds.certificate``, or a broken
     copy of it.
     """
-    value = evaluate(
+    return evaluate(
         measured.profiles.model_error,
         measured.profiles.policy_divergence,
         discount=measured.discount,
@@ -157,7 +162,6 @@ def certificate_ratio(measured: Measured, rollout: Rollout, evaluate: Certificat
         rollout_length=None if rollout == "full" else measured.rollout_length,
         tail="absorbing",
     ).value
-    return gap_ratio(measured.gaps[rollout], value, measured.allowance)
 
 
 def learned_reward_ratio(
@@ -167,10 +171,23 @@ def learned_reward_ratio(
     model_reward: Layers,
     evaluate: CertificateFunction = certificate,
 ) -> float:
-    """|gap| / certificate of Theorem 4 when the model return is computed with the learned reward ``model_reward``."""
+    """|gap| / ``learned_reward_discrepancy``."""
+    value = learned_reward_discrepancy(instance, measured, rollout, model_reward, evaluate)
+    gap = instance.return_gap(measured.discount, rollout, measured.rollout_length, model_reward=model_reward)
+    return gap_ratio(gap, value, measured.allowance)
+
+
+def learned_reward_discrepancy(
+    instance: Instance,
+    measured: Measured,
+    rollout: Rollout,
+    model_reward: Layers,
+    evaluate: CertificateFunction = certificate,
+) -> float:
+    """Theorem 4's certificate when the model return is computed with the learned reward ``model_reward``."""
     process = instance.process
     errors = reward_error_profile(process, model_reward, instance.data_policy)
-    value = evaluate(
+    return evaluate(
         measured.profiles.model_error,
         measured.profiles.policy_divergence,
         discount=measured.discount,
@@ -179,8 +196,6 @@ def learned_reward_ratio(
         reward_error_profile=np.minimum(errors, measured.reward_range),
         tail="absorbing",
     ).value
-    gap = instance.return_gap(measured.discount, rollout, measured.rollout_length, model_reward=model_reward)
-    return gap_ratio(gap, value, measured.allowance)
 
 
 def noisy_reward(rng: np.random.Generator, instance: Instance) -> Layers:

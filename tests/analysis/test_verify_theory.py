@@ -13,9 +13,10 @@ from analysis import verify_theory
 from analysis.verify_theory import Config, command_line, verify
 from bounds import proofs
 from bounds.catalogue import ALL_BOUNDS
+from bounds.finite.checks import TheoremReport
 from bounds.proof import Proof
 
-QUICK = ("--instances", "9", "--attaining", "3")
+QUICK = ("--instances", "9", "--attaining", "3", "--enumerated", "3")
 
 
 def output(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -46,6 +47,13 @@ def test_json_is_the_documented_object(capsys: pytest.CaptureFixture[str]) -> No
     assert result["instances"]["count"] == 9
     assert result["instances"]["attaining"]["count"] == 3
     assert 0 <= result["instances"]["attaining"]["largest_error"] < 1e-10
+    enumerated = result["instances"]["enumerated"]
+    assert enumerated["count"] == 3
+    assert {f"overlap-{kind}{rollout}" for kind in ("", "reward-") for rollout in ("full", "branched", "exact")} < {
+        theorem["name"] for theorem in enumerated["theorems"]
+    }
+    assert all(0 < theorem["largest_ratio"] <= 1 + 1e-9 for theorem in enumerated["theorems"])
+    assert enumerated["holds"] is True
 
 
 def test_text_has_every_part(capsys: pytest.CaptureFixture[str]) -> None:
@@ -67,7 +75,7 @@ def test_latex_prints_the_same_proofs(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_the_seed_decides_the_instances() -> None:
-    ratios = [[report.largest_ratio for report in verify(Config(6, 1, seed)).reports] for seed in (0, 0, 1)]
+    ratios = [[report.largest_ratio for report in verify(Config(6, 1, 1, seed)).reports] for seed in (0, 0, 1)]
     assert ratios[0] == ratios[1] != ratios[2]
 
 
@@ -121,7 +129,7 @@ def test_a_violated_bound_exits_1(
 ) -> None:
     faulty = [Scaled(bound, 0.75 if bound.name == name else 1.0) for bound in ALL_BOUNDS]
     monkeypatch.setattr(verify_theory, "ALL_BOUNDS", faulty)
-    code, out, _ = output(capsys, "--instances", "90", "--attaining", "1")
+    code, out, _ = output(capsys, "--instances", "90", "--attaining", "1", "--enumerated", "1")
     assert code == 1
     line = next(line for line in out.splitlines() if line.startswith(f"{name} "))
     assert line.endswith("VIOLATED")
@@ -129,7 +137,7 @@ def test_a_violated_bound_exits_1(
 
 
 def test_a_dossier_without_proofs_is_not_ok() -> None:
-    dossier = verify(Config(3, 1))
+    dossier = verify(Config(3, 1, 1))
     assert dossier.ok
     assert not dataclasses.replace(dossier, proofs=()).ok
     assert not dataclasses.replace(dossier, reports=()).ok
@@ -143,9 +151,33 @@ def test_a_missed_attainment_exits_1(capsys: pytest.CaptureFixture[str], monkeyp
     assert "   NOT ATTAINED" in out
 
 
+@pytest.mark.usefixtures("one_proof")
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"weighted_error": 1e-11}, "BIASED"),
+        ({"variate_error": 1e-11}, "BIASED"),
+        ({"least_left": -1e-9}, "NEGATIVE"),
+        ({"reports": (TheoremReport("overlap-full", 1.01, "mdp", 3),)}, "VIOLATED"),
+    ],
+)
+def test_what_the_enumerated_instances_show_decides(
+    change: dict[str, Any], named: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    true = verify_theory.check_trajectories
+    monkeypatch.setattr(
+        verify_theory, "check_trajectories", lambda *args, **keys: dataclasses.replace(true(*args, **keys), **change)
+    )
+    code, out, _ = output(capsys, *QUICK)
+    assert code == 1
+    assert f"   {named}\n" in out or f" {named}\n" in out
+    assert "SOMETHING FAILS" in out
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
+        (("--enumerated", "0"), "--enumerated must be at least 1, got 0"),
         (("--instances", "0"), "--instances must be at least 1, got 0"),
         (("--attaining", "-3"), "--attaining must be at least 1, got -3"),
         (("--seed", "-1"), "--seed must be at least 0, got -1"),
