@@ -29,7 +29,7 @@ from m3po.envs.switching_point_mass import (
     STATE_SIZE,
     PointMassDynamics,
 )
-from m3po.flag_checks import check_at_least
+from m3po.flag_checks import Count, EpisodeCount, Seed, Steps, check_fields
 from m3po.run_directory import provenance
 
 Kind = Literal["random", "memoryless", "filter", "oracle"]
@@ -48,13 +48,13 @@ class AnchorConfig:
     """Compute the anchors of m3po/SwitchingPointMass-v0: return per episode of the random, the best memoryless, the
     belief-conditioned and the task-knowing policy."""
 
-    iterations: int = 600
+    iterations: Steps = 600
     """Gradient steps per policy."""
-    batch: int = 256
+    batch: Count = 256
     """Simulated episodes per gradient step."""
-    episodes: int = 20000
+    episodes: EpisodeCount = 20000
     """Fresh episodes for the final figure of each policy."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the search and of the final episodes."""
     out: Path | None = None
     """Write the figures to this JSON file as well."""
@@ -62,9 +62,7 @@ class AnchorConfig:
     """Print JSON instead of a table."""
 
     def __post_init__(self) -> None:
-        check_at_least(self, iterations=1, batch=1, episodes=2)
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"--seed must be in 0..{2**32 - 1}, got {self.seed}")
+        check_fields(self)
         if self.out is not None and self.out.is_dir():  # before the minutes of search, not after
             raise ValueError(f"--out must be a file, got the directory {self.out}")
 

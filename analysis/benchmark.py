@@ -30,7 +30,7 @@ from m3po.command_line import json_of, run
 from m3po.config import Config
 from m3po.context_encoder import ContextEncoder
 from m3po.evaluate import make_environment
-from m3po.flag_checks import check_at_least
+from m3po.flag_checks import Count, Members, Steps, Threads, Units, Within, check_fields
 from m3po.model import EnsembleModel
 from m3po.model_training import train_model
 from m3po.networks import StackedMLP
@@ -49,33 +49,33 @@ class BenchmarkConfig:
     """Measure gradient updates, model rollouts, model training and environment steps per second, each beside a
     straightforward implementation of the same on the same shapes, and the machine's own limits."""
 
-    batch_size: int = 256
+    batch_size: Count = 256
     """Transitions per update and per gradient step of the model."""
-    history_length: int = 10
+    history_length: Annotated[int, Within(1, 10**4)] = 10
     """L."""
-    observation_size: int = 18
+    observation_size: Units = 18
     """O; with the action size, that of HalfCheetah with an observed reward."""
-    action_size: int = 6
+    action_size: Units = 6
     """A."""
-    context_size: int = 64
+    context_size: Units = 64
     """Hidden units of the GRU."""
-    width: int = 256
+    width: Units = 256
     """Units per hidden layer."""
-    layers: int = 2
+    layers: Annotated[int, Within(1, 100)] = 2
     """Hidden layers."""
-    ensemble_size: int = 5
+    ensemble_size: Members = 5
     """B."""
-    rollouts: int = 1000
+    rollouts: Count = 1000
     """Model rollouts per batch."""
-    rollout_length: int = 1
+    rollout_length: Steps = 1
     """k."""
     env_id: str = "HalfCheetah-v5"
     """MuJoCo environment for stepping and for the loop's split of time."""
-    loop_steps: int = 200
+    loop_steps: Steps = 200
     """Real steps of the loop whose time is split, after 300 random ones."""
-    seconds: float = 1.0
+    seconds: Annotated[float, Within(0, 3600, without=(0, 3600))] = 1.0
     """Time per contender and round; five rounds, the fastest counts."""
-    threads: int = 1
+    threads: Threads = 1
     """CPU threads for torch."""
     device: Literal["auto", "cpu", "cuda"] = "cpu"
     """Where our side runs; the reference stays on the CPU."""
@@ -83,12 +83,7 @@ class BenchmarkConfig:
     """Print one JSON object instead of the report."""
 
     def __post_init__(self) -> None:
-        check_at_least(
-            self, batch_size=1, history_length=1, observation_size=1, action_size=1, context_size=1, width=1, layers=1,
-            ensemble_size=1, rollouts=1, rollout_length=1, loop_steps=1, threads=1,
-        )  # fmt: skip
-        if not 0 < self.seconds < 3600:
-            raise ValueError(f"--seconds must be in (0, 3600), got {self.seconds}")
+        check_fields(self)
 
 
 def rates(contenders: Mapping[str, Callable[[], object]], seconds: float, progress: tqdm[Any]) -> dict[str, float]:

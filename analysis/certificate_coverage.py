@@ -27,7 +27,7 @@ from bounds.finite.instance import Instance
 from bounds.finite.process import state_laws
 from bounds.finite.random_instances import disturbed, random_distributions
 from m3po.command_line import json_of, run
-from m3po.flag_checks import check_at_least, check_confidence, check_directory_of, flag
+from m3po.flag_checks import Confidence, EpisodeCount, Items, Seed, Steps, check_directory_of, check_fields
 from m3po.run_directory import commit_of, provenance
 
 if TYPE_CHECKING:
@@ -54,19 +54,19 @@ class CertificateCoverageConfig:
     """Simulate data sets from finite processes with known truth, and count how often each interval and each certificate
     holds. Exit code 1 when one holds too rarely, or when the planted fault is not found."""
 
-    data_sets: int = 1000
+    data_sets: Steps = 1000
     """Data sets per interval method, population and sample size, >= 1."""
-    certificates: int = 250
+    certificates: Steps = 250
     """Data sets per case of the certificate (of which there are four, and a planted one), >= 1."""
-    sizes: tuple[int, ...] = (30, 100, 300, 1000)
+    sizes: Annotated[tuple[EpisodeCount, ...], Items()] = (30, 100, 300, 1000)
     """Sample sizes (episodes) of the single intervals, >= 2."""
-    joint_sizes: tuple[int, ...] = (30, 100)
+    joint_sizes: Annotated[tuple[EpisodeCount, ...], Items()] = (30, 100)
     """Sample sizes of the intervals that hold at all times at once, >= 2."""
-    episodes: int = 300
+    episodes: EpisodeCount = 300
     """Episodes per certificate, >= 2."""
-    confidence: float = 0.95
+    confidence: Confidence = 0.95
     """In (0, 1)."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of everything."""
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print JSON instead of tables."""
@@ -74,11 +74,7 @@ class CertificateCoverageConfig:
     """Where to draw widths and coverage; nowhere when not given."""
 
     def __post_init__(self) -> None:
-        check_at_least(self, data_sets=1, certificates=1, episodes=2, seed=0)
-        for name in ("sizes", "joint_sizes"):
-            if not getattr(self, name) or min(getattr(self, name)) < 2:
-                raise ValueError(f"{flag(name)} must be numbers >= 2, got {getattr(self, name)}")
-        check_confidence(self.confidence)
+        check_fields(self)
         check_directory_of("figure", self.figure)
 
 

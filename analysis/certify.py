@@ -22,7 +22,7 @@ from bounds import Certificate, certificate, linear_weights
 from bounds.confidence import Interval, betting, simultaneous
 from bounds.divergence import one_sample_tv
 from m3po.command_line import json_of, run
-from m3po.flag_checks import check_confidence
+from m3po.flag_checks import Confidence, check_fields
 
 Array = NDArray[np.float64]
 Verdict = Literal["certified", "violated", "not certifiable"]
@@ -446,13 +446,13 @@ class CertifyConfig:
 
     evidence: tyro.conf.Positional[Path]
     """.npz file with the arrays of analysis.certify.Evidence."""
-    confidence: float = 0.95
+    confidence: Confidence = 0.95
     """Probability with which the lower bound holds, in (0, 1)."""
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print one JSON object instead of text."""
 
     def __post_init__(self) -> None:
-        check_confidence(self.confidence)
+        check_fields(self)
 
 
 def text(report: Report) -> str:

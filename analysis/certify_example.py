@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from m3po.command_line import run
 from m3po.envs.switching import SwitchingRule
 from m3po.envs.switching_point_mass import DEFAULT_PROCESS_NOISE, PointMassDynamics, PointMassTask
-from m3po.flag_checks import check_at_least, check_directory_of
+from m3po.flag_checks import Count, EpisodeCount, Seed, check_directory_of, check_fields
 
 Array = NDArray[np.float64]
 Generator = np.random.Generator
@@ -33,19 +33,19 @@ class ExampleConfig:
 
     out: Path = Path("evidence.npz")
     """Where to write the arrays."""
-    training_episodes: int = 20
+    training_episodes: Count = 20
     """Episodes the ridge model is fitted to, >= 1."""
-    episodes: int = 1000
+    episodes: EpisodeCount = 1000
     """Fresh episodes of the data policy that measure it, >= 2."""
     same_policy: bool = False
     """Certify the data policy itself instead of a changed one."""
     reveal_truth: bool = True
     """Also run the certified policy in the real environment, to hold the guarantee against."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of everything."""
 
     def __post_init__(self) -> None:
-        check_at_least(self, training_episodes=1, episodes=2, seed=0)
+        check_fields(self)
         check_directory_of("out", self.out)
 
 

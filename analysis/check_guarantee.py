@@ -23,7 +23,7 @@ from bounds.confidence import Interval, betting
 from m3po.command_line import json_of, run
 from m3po.envs.protocol import CertifiableDynamics, FilteredDynamics
 from m3po.evaluate import Trajectories, run_episodes
-from m3po.flag_checks import check_at_least, check_confidence, check_directory_of
+from m3po.flag_checks import Confidence, EpisodeCount, Seed, Steps, check_directory_of, check_fields
 from m3po.measure import (
     Array,
     EncodedTrajectories,
@@ -67,14 +67,14 @@ class CheckConfig:
 
     run_dir: tyro.conf.Positional[Path]
     """Run directory of a training."""
-    episodes: int = 1000
+    episodes: EpisodeCount = 1000
     """Fresh episodes per policy, at least 2; they are the iid units of every interval."""
-    confidence: float = 0.95
+    confidence: Confidence = 0.95
     """All intervals of one data policy hold together with this probability, in (0, 1)."""
-    rollout_length: int | None = None
+    rollout_length: Steps | None = None
     """k of the branched returns that are held against the bounds, >= 1; the run's own when not given. A policy trained
     with long rollouts may be certified with short ones, which lose less."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the fresh episodes."""
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print one JSON object instead of the report."""
@@ -82,8 +82,7 @@ class CheckConfig:
     """Where to draw the figure; RUN_DIR/guarantee.png when not given."""
 
     def __post_init__(self) -> None:
-        check_at_least(self, episodes=2, rollout_length=1, seed=0)
-        check_confidence(self.confidence)
+        check_fields(self)
         check_directory_of("figure", self.figure)
 
 

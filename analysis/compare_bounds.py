@@ -15,6 +15,7 @@ import tyro
 import bounds
 from bounds.paper import crossover_rollout_length
 from m3po.command_line import json_of, run
+from m3po.flag_checks import Discount, Items, Positive, Share, Within, check_fields
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,19 +32,19 @@ LONGEST_PROFILE = 20_000
 class Config:
     """Compare the discrepancies: true return >= model return - discrepancy, for every process within these errors."""
 
-    discount: Annotated[float, tyro.conf.arg(name="gamma")]
+    discount: Annotated[Discount, tyro.conf.arg(name="gamma")]
     """Discount, in [0, 1)."""
 
-    model_error: Annotated[float, tyro.conf.arg(name="eps-m")] = 0.1
+    model_error: Annotated[Share, tyro.conf.arg(name="eps-m")] = 0.1
     """Model error eps_m: mean total variation of the one-step model on real data, in [0, 1]."""
 
-    policy_divergence: Annotated[float, tyro.conf.arg(name="eps-pi")] = 0.1
+    policy_divergence: Annotated[Share, tyro.conf.arg(name="eps-pi")] = 0.1
     """Policy divergence eps_pi: total variation between the data-collection policy and the policy, in [0, 1]."""
 
-    rollout_lengths: Annotated[tuple[int, ...], tyro.conf.arg(name="k")] = (1, 5)
+    rollout_lengths: Annotated[tuple[Annotated[int, Within(1, 2**53)], ...], Items(), tyro.conf.arg(name="k")] = (1, 5)
     """Rollout lengths k, in model steps, each at least 1."""
 
-    reward_max: Annotated[float, tyro.conf.arg(name="r-max")] = 1.0
+    reward_max: Annotated[Positive, tyro.conf.arg(name="r-max")] = 1.0
     """Largest absolute expected reward, positive."""
 
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
@@ -53,19 +54,7 @@ class Config:
     """Also draw discrepancy against k into this file (.png, .pdf, .svg)."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.discount < 1:
-            raise ValueError(f"--gamma must be in [0, 1), got {self.discount}")
-        if not 0 <= self.model_error <= 1:
-            raise ValueError(f"--eps-m must be in [0, 1], got {self.model_error}")
-        if not 0 <= self.policy_divergence <= 1:
-            raise ValueError(f"--eps-pi must be in [0, 1], got {self.policy_divergence}")
-        if not self.rollout_lengths:
-            raise ValueError("--k needs at least one rollout length, got none")
-        for length in self.rollout_lengths:
-            if not 1 <= length <= 2**53:
-                raise ValueError(f"--k must be a whole number from 1 to 2^53, got {length}")
-        if not 0 < self.reward_max < math.inf:
-            raise ValueError(f"--r-max must be positive and finite, got {self.reward_max}")
+        check_fields(self)
         if not math.isfinite(self.reward_max / (1 - self.discount) ** 2 * max(self.rollout_lengths) * 12):
             raise ValueError(f"--r-max is too large for these bounds to be computed, got {self.reward_max}")
         if self.figure is not None and self.figure.suffix.lower() not in FIGURE_SUFFIXES:

@@ -20,7 +20,7 @@ from analysis.run_table import table_of
 from analysis.variants import NOT_IDENTITY, Run, algorithm_of, student_interval
 from m3po.command_line import json_of, run
 from m3po.config import ONLY_READ_BY, Config
-from m3po.flag_checks import check_directory_of, check_run_dirs
+from m3po.flag_checks import Items, check_directory_of, check_fields
 from m3po.run_directory import RunDirectory
 
 # What all algorithms read; histories may also be switched off, and M3PO-h trained longer.
@@ -32,7 +32,7 @@ class ComparisonConfig:
     """Collect the learning curves of several algorithms in one or more environments into one CSV, and print the final
     evaluations (the last, not the best)."""
 
-    run_dirs: tyro.conf.Positional[tuple[Path, ...]]
+    run_dirs: tyro.conf.Positional[Annotated[tuple[Path, ...], Items()]]
     """Run directories of m3po.train."""
     out: Path | None = None
     """Where to write the CSV; nowhere when not given."""
@@ -42,7 +42,7 @@ class ComparisonConfig:
     """Print JSON instead of a table."""
 
     def __post_init__(self) -> None:
-        check_run_dirs(self.run_dirs)
+        check_fields(self)
         check_directory_of("out", self.out)
 
 

@@ -24,6 +24,7 @@ from analysis.page import document, picture
 from m3po import train
 from m3po.command_line import run
 from m3po.config import Config
+from m3po.flag_checks import Seed, Steps, check_fields
 from m3po.run_directory import RunDirectory
 
 
@@ -33,10 +34,20 @@ class DemoConfig:
 
     out: Path = Path("demo")
     """Directory for the page, its pictures and the run."""
-    total_steps: int = 7000
+    total_steps: Steps = 7000
     """Real environment steps of the training."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the training."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        self.training(resume=False)
+
+    def training(self, *, resume: bool) -> Config:
+        """The settings of the training."""
+        return Config(
+            run_dir=self.out / "run", total_steps=self.total_steps, seed=self.seed, device="cpu", resume=resume
+        )
 
 
 def returns_table(record: dict[str, Any]) -> str:
@@ -101,9 +112,7 @@ def trained(config: DemoConfig) -> RunDirectory:
         print(f"keeping the finished training in {run_dir} (delete {config.out} to train again)", file=sys.stderr)
     elif exists:
         print(f"continuing the training in {run_dir}", file=sys.stderr)
-    return train.train(
-        Config(run_dir=run_dir, total_steps=config.total_steps, seed=config.seed, device="cpu", resume=exists)
-    )
+    return train.train(config.training(resume=exists))
 
 
 def main(config: DemoConfig) -> int:

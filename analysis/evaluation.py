@@ -25,7 +25,7 @@ from analysis.variants import algorithm_of
 from m3po.command_line import json_of, run
 from m3po.config import options_in
 from m3po.evaluate import make_environment, run_episodes
-from m3po.flag_checks import check_at_least, check_directory_of, check_run_dirs
+from m3po.flag_checks import EpisodeCount, Items, Seed, check_directory_of, check_fields
 from m3po.policy import Policy
 from m3po.run_directory import RunDirectory
 from m3po.train import training_of
@@ -39,9 +39,9 @@ Tasks = Literal["default", "train", "test"]
 class EvaluationConfig:
     """Return of the last policy of each run over fresh episodes, and of uniform actions in the same environment."""
 
-    run_dirs: tyro.conf.Positional[tuple[Path, ...]]
+    run_dirs: tyro.conf.Positional[Annotated[tuple[Path, ...], Items()]]
     """Run directories of m3po.train."""
-    episodes: int = 50
+    episodes: EpisodeCount = 50
     """Per run, at least 2."""
     tasks: Tasks = "default"
     """default: as in training. train, test: the environment's own split, where it has one."""
@@ -50,7 +50,7 @@ class EvaluationConfig:
     '{"switch_period": 50}'; what the policy sees must keep its size."""
     sampled: bool = False
     """Draw actions from the policy, as while it trains, instead of taking its mean."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the episodes, the same ones for every run of an environment."""
     out: Path | None = None
     """CSV to write."""
@@ -58,8 +58,7 @@ class EvaluationConfig:
     """Print JSON instead of a table."""
 
     def __post_init__(self) -> None:
-        check_run_dirs(self.run_dirs)
-        check_at_least(self, episodes=2, seed=0)
+        check_fields(self)
         check_directory_of("out", self.out)
         options_in(self.env_options)
 

@@ -19,6 +19,7 @@ import bounds
 from analysis.figure_style import BOUND_COLOURS, BOUND_LABELS, TRIVIAL_COLOUR
 from bounds.bound import Arguments, Bound
 from m3po.command_line import run
+from m3po.flag_checks import check_fields
 
 PARTS = Path(__file__).parent / "explorer_page"
 # Series over time have no closed form to trace: their functions in mathematics.js.
@@ -31,6 +32,9 @@ class Config:
 
     out: Path = Path("explorer.html")
     """File to write; replaced if it exists."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from analysis.statistics import (
 )
 from analysis.variants import student_interval
 from m3po.command_line import json_of, run
-from m3po.flag_checks import check_confidence
+from m3po.flag_checks import Confidence, Items, Members, Seed, Steps, Within, check_fields
 
 Array = NDArray[np.float64]
 METHODS: tuple[Method, ...] = ("percentile", "bca")
@@ -98,37 +98,28 @@ class CoverageConfig:
     """Measure the coverage of percentile and BCa intervals over seeds by simulation, with Student's for the mean
     beside them."""
 
-    seeds: tuple[int, ...] = (3, 5, 10, 20)
+    seeds: Annotated[tuple[Annotated[int, Within(2, 10**4)], ...], Items()] = (3, 5, 10, 20)
     """Numbers of runs per environment and variant."""
-    environments: tuple[int, ...] = (1,)
+    environments: Annotated[tuple[Members, ...], Items()] = (1,)
     """Numbers of environments."""
-    trials: int = 2000
+    trials: Steps = 2000
     """Simulated experiments per line; the coverage's standard error is at most 0.5/sqrt(trials)."""
-    resamples: int = 500
+    resamples: Annotated[int, Within(1, 10**5)] = 500
     """Bootstrap resamples per interval."""
-    confidence: float = 0.95
+    confidence: Confidence = 0.95
     """What the intervals ask for."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the whole simulation."""
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print JSON instead of a table."""
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "environments"):
-            values = getattr(self, name)
-            least = 2 if name == "seeds" else 1
-            if not values or min(values) < least:
-                raise ValueError(f"--{name} must be at least {least}, got {' '.join(map(str, values)) or 'none'}")
-        if self.trials < 1:
-            raise ValueError(f"--trials must be at least 1, got {self.trials}")
-        check_confidence(self.confidence)
+        check_fields(self)
         if self.resamples < fewest_resamples(self.confidence):
             raise ValueError(
                 f"--resamples must be at least {fewest_resamples(self.confidence)} at --confidence "
                 f"{self.confidence}, got {self.resamples}"
             )
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"--seed must be in 0..{2**32 - 1}, got {self.seed}")
 
 
 @dataclass(frozen=True)

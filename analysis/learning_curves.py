@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from analysis.anchors import landed_anchors
 from m3po.command_line import json_of, run
-from m3po.flag_checks import check_directory_of, check_run_dirs
+from m3po.flag_checks import Items, check_directory_of, check_fields
 from m3po.run_directory import RunDirectory
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class CurvesConfig:
     """Draw learning curves and error curves, and print the final evaluations with the share of the gap between the
     memoryless and the task-knowing policy that was closed."""
 
-    run_dirs: tyro.conf.Positional[tuple[Path, ...]]
+    run_dirs: tyro.conf.Positional[Annotated[tuple[Path, ...], Items()]]
     """Run directories of m3po.train, all of one environment."""
     figure: Path = Path("learning_curves.png")
     """Where to draw."""
@@ -48,7 +48,7 @@ class CurvesConfig:
     """Print JSON instead of a table."""
 
     def __post_init__(self) -> None:
-        check_run_dirs(self.run_dirs)
+        check_fields(self)
         check_directory_of("figure", self.figure)
 
 

@@ -29,7 +29,19 @@ from analysis.resumable_table import ResumableTable
 from m3po.command_line import json_of, run
 from m3po.config import Config
 from m3po.evaluate import Trajectories, run_episodes
-from m3po.flag_checks import check_at_least, check_confidence, check_directory, check_directory_of
+from m3po.flag_checks import (
+    Confidence,
+    Count,
+    EpisodeCount,
+    Items,
+    Positive,
+    Seed,
+    Steps,
+    Units,
+    check_directory,
+    check_directory_of,
+    check_fields,
+)
 from m3po.measure import EncodedTrajectories
 from m3po.model_training import train_model
 from m3po.policy import HistoryPolicy
@@ -56,36 +68,32 @@ class NoiseLevelConfig:
     """CSV of the rows, written as they are measured."""
     runs: Path
     """Directory for the run directories of the trainings; finished ones are used again."""
-    scaled: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0)
+    scaled: Annotated[tuple[Positive, ...], Items(least=0, different=True)] = (0.01, 0.03, 0.1, 0.3, 1.0)
     """Levels of noise in units of each coordinate's standard deviation over episodes of the noise-free policy, > 0."""
-    equal: tuple[float, ...] = (0.01, 0.1, 1.0)
+    equal: Annotated[tuple[Positive, ...], Items(least=0, different=True)] = (0.01, 0.1, 1.0)
     """Levels of the same noise on every coordinate, in rad, m, and their rates per second, > 0."""
-    samples: tuple[int, ...] = (5000, 20000)
+    samples: Annotated[tuple[Count, ...], Items()] = (5000, 20000)
     """Real transitions of the policy that the model is fitted to, multiples of 200."""
-    training_steps: int = 6000
+    training_steps: Steps = 6000
     """Real steps of each policy's training (M3PO without memory)."""
-    width: int = 128
+    width: Units = 128
     """Units per hidden layer of the models."""
-    model_updates: int = 2000
+    model_updates: Steps = 2000
     """Most gradient steps of a fit."""
-    episodes: int = 200
+    episodes: EpisodeCount = 200
     """Fresh episodes that measure the certificate, >= 2."""
-    confidence: float = 0.95
+    confidence: Confidence = 0.95
     """Of everything said about one row, in (0, 1)."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of everything."""
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print the rows as JSON instead of a table."""
 
     def __post_init__(self) -> None:
-        for name in ("scaled", "equal"):
-            levels = getattr(self, name)
-            if any(not 0 < level < np.inf for level in levels) or len(set(levels)) < len(levels):
-                raise ValueError(f"--{name} must be different finite numbers > 0, got {levels}")
-        if not self.samples or any(count < HORIZON or count % HORIZON for count in self.samples):
-            raise ValueError(f"--samples must be multiples of {HORIZON}, got {self.samples}")
-        check_at_least(self, training_steps=1, width=1, model_updates=1, episodes=2, seed=0)
-        check_confidence(self.confidence)
+        check_fields(self)
+        for count in self.samples:
+            if count % HORIZON:
+                raise ValueError(f"--samples must be multiples of {HORIZON}, got {count}")
         check_directory_of("out", self.out)
         check_directory("runs", self.runs)
 

@@ -14,7 +14,7 @@ import m3po.envs  # noqa: F401 (registers the environments)
 from analysis.figure_style import figure_style
 from analysis.pictures import TASK_COLOURS, Colour, Photographer, Picture, TaskColours, choose_backend
 from m3po.command_line import run
-from m3po.flag_checks import check_directory, check_directory_of
+from m3po.flag_checks import Pixels, check_directory, check_directory_of, check_fields
 
 # In the order of the paper's Figure 6.
 NAMES = (
@@ -58,17 +58,15 @@ class PortraitsConfig:
     """Where the pictures go; must exist."""
     strips: Path | None = None
     """Where the figure of strips goes; it is not drawn when not given."""
-    width: int = 320
+    width: Pixels = 320
     """Of a picture, in pixels."""
-    height: int = 240
+    height: Pixels = 240
     """Of a picture, in pixels."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_directory_of("strips", self.strips)
         check_directory("out_dir", self.out_dir)
-        for name in ("width", "height"):
-            if not 16 <= getattr(self, name) <= 4096:
-                raise ValueError(f"--{name} must be in [16, 4096], got {getattr(self, name)}")
 
 
 def portrait(name: str, width: int, height: int) -> Picture:

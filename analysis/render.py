@@ -21,7 +21,7 @@ from m3po.command_line import run
 from m3po.envs.switching_point_mass import PICTURE_EXTENT, REWARD_WIDTH, SwitchingPointMass, picture
 from m3po.envs.switching_point_mass import TASK_COLOURS as POINT_MASS_COLOURS
 from m3po.evaluate import to_environment, to_tensor
-from m3po.flag_checks import check_at_least, check_directory
+from m3po.flag_checks import Count, Members, Pixels, Seed, Steps, check_directory, check_fields
 from m3po.policy import Policy
 from m3po.run_directory import RunDirectory
 from m3po.train import training_of
@@ -43,26 +43,23 @@ class RenderConfig:
 
     run_dir: tyro.conf.Positional[Path]
     """Run directory of a training."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the episode."""
-    steps: int = 300
+    steps: Count = 300
     """Steps to show, at most (the episode may end earlier)."""
-    every: int = 3
+    every: Steps = 3
     """Steps between two pictures of the video."""
-    strip_pictures: int = 8
+    strip_pictures: Members = 8
     """Pictures in the strip."""
-    width: int = 320
+    width: Pixels = 320
     """Of a picture, in pixels."""
-    height: int = 240
+    height: Pixels = 240
     """Of a picture, in pixels."""
     out_dir: Path | None = None
     """Where the two files go; RUN_DIR when not given."""
 
     def __post_init__(self) -> None:
-        check_at_least(self, steps=1, every=1, strip_pictures=1, seed=0)
-        for name in ("width", "height"):
-            if not 16 <= getattr(self, name) <= 4096:
-                raise ValueError(f"--{name} must be in [16, 4096], got {getattr(self, name)}")
+        check_fields(self)
         check_directory("out_dir", self.out_dir)
 
 

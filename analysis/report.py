@@ -31,7 +31,7 @@ from analysis.report_sections import (
     origin,
 )
 from m3po.command_line import run
-from m3po.flag_checks import check_at_least, check_confidence, check_directory_of
+from m3po.flag_checks import Confidence, EpisodeCount, Seed, check_directory_of, check_fields
 
 
 @dataclass(frozen=True)
@@ -46,19 +46,18 @@ class ReportConfig:
     """Run directory of a training, finished or not."""
     out: Path | None = None
     """Where to write the page; RUN_DIR/report.html when not given."""
-    episodes: int | None = None
+    episodes: EpisodeCount | None = None
     """Fresh episodes per policy to measure on, at least 2; 1000 when not given, 100 where nothing can be certified."""
-    confidence: float = 0.95
+    confidence: Confidence = 0.95
     """Of the guarantee, in (0, 1)."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the fresh episodes."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_directory_of("out", self.out)
         if self.out is not None and self.out.is_dir():
             raise ValueError(f"--out must be a file, got the directory {self.out}")
-        check_at_least(self, episodes=2, seed=0)
-        check_confidence(self.confidence)
 
 
 STYLE = """

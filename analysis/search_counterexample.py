@@ -18,7 +18,7 @@ from bounds import ALL_BOUNDS, get
 from bounds.finite.checks import TOLERANCE, measure
 from bounds.finite.instance import Rollout, save_instance
 from m3po.command_line import json_of, run
-from m3po.flag_checks import check_at_least, check_directory_of
+from m3po.flag_checks import Count, Discount, Members, Seed, Steps, Within, check_directory_of, check_fields
 
 CERTIFICATES = ("certificate", "certificate-full")
 
@@ -34,21 +34,21 @@ class SearchConfig:
     bound: str
     """A name of the catalogue (m3po-th1, mbpo-4.2, optimal-branched, ...), `certificate` (Theorem 4, branched rollouts)
     or `certificate-full` (Theorem 4, the model from the start)."""
-    discount: Annotated[float, tyro.conf.arg(name="gamma")]
+    discount: Annotated[Discount, tyro.conf.arg(name="gamma")]
     """Discount, in [0, 1)."""
-    rollout_length: Annotated[int, tyro.conf.arg(name="k")] = 1
+    rollout_length: Annotated[Steps, tyro.conf.arg(name="k")] = 1
     """Model steps of a branched rollout, >= 1; full-model bounds ignore it."""
-    restarts: int = 8
+    restarts: Count = 8
     """Random processes that gradient ascent starts from, >= 1."""
-    steps: int = 300
+    steps: Steps = 300
     """Steps of the gradient ascent, >= 1."""
-    horizon: int | None = None
+    horizon: Annotated[int, Within(1, 10**5)] | None = None
     """Transitions of an episode, >= 1; by default enough for 99% of an infinite one, at most 60 in the ascent."""
-    states: int = 4
+    states: Annotated[int, Within(2, 1000)] = 4
     """States per time of the ascended processes, >= 2."""
-    actions: int = 3
+    actions: Members = 3
     """Actions of the ascended processes, >= 1."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the random processes, >= 0."""
     json: bool = False
     """Print one JSON object instead of text."""
@@ -57,14 +57,10 @@ class SearchConfig:
     unless the bound is refuted: then counterexample-BOUND.npz in the current directory."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         names = (*(bound.name for bound in ALL_BOUNDS), *CERTIFICATES)
         if self.bound not in names:
             raise ValueError(f"--bound must be one of {', '.join(names)}, got {self.bound!r}")
-        if not 0.0 <= self.discount < 1.0:
-            raise ValueError(f"--gamma must be in [0, 1), got {self.discount}")
-        if self.rollout_length < 1:
-            raise ValueError(f"--k must be >= 1, got {self.rollout_length}")
-        check_at_least(self, restarts=1, steps=1, states=2, actions=1, seed=0, horizon=1)
         check_directory_of("out", self.out)
 
 

@@ -27,7 +27,7 @@ from scipy import special
 
 from analysis.figure_style import INK, VARIANT_COLOURS, figure_style
 from m3po.command_line import json_of, run
-from m3po.flag_checks import check_confidence, check_directory_of
+from m3po.flag_checks import Confidence, Seed, Within, check_directory_of, check_fields
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -591,13 +591,13 @@ class StatisticsConfig:
     """The variant that the others are compared with."""
     threshold: float | None = None
     """A return, normalised if --anchors is given: report the steps after which runs first reach it."""
-    resamples: int = 10_000
+    resamples: Annotated[int, Within(1, 10**5)] = 10_000
     """Bootstrap resamples of the seeds, at most 100000."""
-    confidence: float = 0.95
+    confidence: Confidence = 0.95
     """Of every interval, in (0, 1)."""
     method: Method = "percentile"
     """How interval ends are read off the resamples: their quantiles, or bias-corrected and accelerated ones."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the resampling."""
     anchors: tuple[str, ...] = ()
     """ENVIRONMENT=LOW,HIGH for each environment: replace every return by (return - LOW)/(HIGH - LOW). A table without
@@ -614,16 +614,12 @@ class StatisticsConfig:
     """Also draw the curves and the probabilities of improvement into this file (.png, .pdf, .svg)."""
 
     def __post_init__(self) -> None:
-        check_confidence(self.confidence)
-        if not fewest_resamples(self.confidence) <= self.resamples <= 100_000:
+        check_fields(self)
+        if self.resamples < fewest_resamples(self.confidence):
             raise ValueError(
-                f"--resamples must be from {fewest_resamples(self.confidence)} (at --confidence {self.confidence}) to "
-                f"100000, got {self.resamples}"
+                f"--resamples must be at least {fewest_resamples(self.confidence)} at --confidence "
+                f"{self.confidence}, got {self.resamples}"
             )
-        if self.threshold is not None and not math.isfinite(self.threshold):
-            raise ValueError(f"--threshold must be finite, got {self.threshold}")
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"--seed must be in 0..{2**32 - 1}, got {self.seed}")
         if self.figure is not None:
             if self.figure.suffix.lower() not in FIGURE_SUFFIXES:
                 raise ValueError(f"--figure must end in one of {', '.join(FIGURE_SUFFIXES)}, got {self.figure}")

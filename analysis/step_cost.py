@@ -14,7 +14,7 @@ import tyro
 
 import m3po.envs  # noqa: F401 (registers the environments)
 from m3po.command_line import json_of, run
-from m3po.flag_checks import check_at_least
+from m3po.flag_checks import Steps, check_fields
 
 _PLAIN_STATE = {f"include_{name}_in_observation": False for name in ("cinert", "cvel", "qfrc_actuator", "cfrc_ext")}
 _ANT = ("Ant-v5", {"include_cfrc_ext_in_observation": False})
@@ -33,15 +33,15 @@ BODIES: dict[str, tuple[str, dict[str, Any]]] = {
 class StepCostConfig:
     """Time random steps (resets after a termination included) of each environment and of its body, in turn."""
 
-    steps: int = 1500
+    steps: Steps = 1500
     """Steps per measurement, >= 1."""
-    repeats: int = 7
+    repeats: Steps = 7
     """Measurements of each, >= 1; the fastest counts, since everything else on the machine only adds time."""
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print JSON instead of a table."""
 
     def __post_init__(self) -> None:
-        check_at_least(self, steps=1, repeats=1)
+        check_fields(self)
 
 
 def seconds_per_step(environment: gym.Env[Any, Any], actions: np.ndarray) -> float:

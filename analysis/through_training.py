@@ -41,13 +41,14 @@ from bounds.confidence import Interval
 from m3po.command_line import json_of, run
 from m3po.config import Config
 from m3po.evaluate import Trajectories, run_episodes
-from m3po.flag_checks import check_at_least, check_confidence, check_directory_of
+from m3po.flag_checks import Confidence, EpisodeCount, Items, NotNegative, Seed, Steps, check_directory_of, check_fields
 from m3po.model import EnsembleModel
 from m3po.policy import HistoryPolicy
 from m3po.train import Training
 
 # Always k = 1, the rollout length whose certificate loses least.
 LENGTH = 1
+MOST_CHECKPOINTS = 10_000
 PROMISED = ("branched", True)
 # The planted faults. A shift of less than the certificate cannot be told from an error that the certificate allows.
 SHIFT = 1.25
@@ -70,19 +71,19 @@ class ThroughTrainingConfig:
 
     out: Path
     """CSV of the rows, written as they are measured."""
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: Annotated[tuple[Seed, ...], Items(different=True)] = (0, 1, 2)
     """One training each."""
-    total_steps: int = 7000
+    total_steps: Steps = 7000
     """Real steps of each training; everything else is the default of m3po.train."""
-    every: int = 1000
+    every: Steps = 1000
     """Real steps between checkpoints, >= 1."""
-    ages: tuple[int, ...] = DEFAULT_AGES
+    ages: Annotated[tuple[NotNegative, ...], Items(different=True)] = DEFAULT_AGES
     """How many real steps older than the certified policy the data policy is, >= 0; 0, its own data, must be there."""
-    episodes: int = 1000
+    episodes: EpisodeCount = 1000
     """Fresh episodes of the certified policy per checkpoint, >= 2: the iid units of every interval."""
-    stale_episodes: int = 400
+    stale_episodes: EpisodeCount = 400
     """Fresh episodes per older data policy, >= 2; what they cost is policy divergence, not sampling error."""
-    confidence: float = 0.95
+    confidence: Confidence = 0.95
     """In (0, 1); of what, --together says."""
     together: Literal["row", "seed"] = "seed"
     """What the confidence covers: row: everything said about one checkpoint with one data policy. seed: everything said
@@ -91,14 +92,14 @@ class ThroughTrainingConfig:
     """Print the rows as JSON instead of a table."""
 
     def __post_init__(self) -> None:
-        check_at_least(self, total_steps=1, every=1, episodes=2, stale_episodes=2)
-        if not self.seeds or min(self.seeds) < 0 or len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"--seeds must be different numbers >= 0, got {self.seeds}")
-        if 0 not in self.ages or min(self.ages) < 0 or len(set(self.ages)) < len(self.ages):
-            raise ValueError(f"--ages must be different numbers >= 0 with 0 among them, got {self.ages}")
-        check_confidence(self.confidence)
-        if not self.checkpoints:
-            raise ValueError(f"--every must be <= {self.total_steps} (--total-steps), got {self.every}")
+        check_fields(self)
+        if 0 not in self.ages:
+            raise ValueError(f"--ages must have 0 among them, got {' '.join(map(str, self.ages))}")
+        if not 1 <= self.total_steps // self.every <= MOST_CHECKPOINTS:
+            raise ValueError(
+                f"--every must be from {math.ceil(self.total_steps / MOST_CHECKPOINTS)} to {self.total_steps} (by "
+                f"--total-steps), got {self.every}"
+            )
         check_directory_of("out", self.out)
 
     @property

@@ -21,7 +21,7 @@ from analysis.anchors import landed_anchors
 from analysis.run_table import table_of
 from m3po.command_line import json_of, run
 from m3po.config import Config
-from m3po.flag_checks import check_directory_of, check_run_dirs
+from m3po.flag_checks import Items, check_directory_of, check_fields
 from m3po.run_directory import RunDirectory
 
 # What may tell one run from another, besides where it lies and how its session was started.
@@ -37,7 +37,7 @@ class VariantsConfig:
     """Collect the metrics of finished runs, of several variants with several seeds each, into one CSV; print the final
     evaluations (the last, not the best) with 95% Student intervals over seeds."""
 
-    run_dirs: tyro.conf.Positional[tuple[Path, ...]]
+    run_dirs: tyro.conf.Positional[Annotated[tuple[Path, ...], Items()]]
     """Finished run directories of m3po.train, all of one environment."""
     out: Path | None = None
     """Where to write the CSV; nowhere when not given."""
@@ -45,7 +45,7 @@ class VariantsConfig:
     """Print JSON instead of a table."""
 
     def __post_init__(self) -> None:
-        check_run_dirs(self.run_dirs)
+        check_fields(self)
         check_directory_of("out", self.out)
 
 

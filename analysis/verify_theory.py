@@ -17,6 +17,7 @@ from bounds.finite.trajectory_checks import UNBIASED, TrajectoryReport, check_tr
 from bounds.proof import Proof, solver_available
 from bounds.proofs import prove_all
 from m3po.command_line import json_of, run
+from m3po.flag_checks import Seed, Steps, check_fields
 
 # The gap of an attaining instance is a sum of up to 40 products; its rounding stays far below this.
 ATTAINED = 1e-10
@@ -27,17 +28,17 @@ NO_SOLVER = "z3 is not installed, so no proof was rechecked; it comes with the d
 class Config:
     """Verify the theory: proofs, exact instances of every theorem, and the instances that attain Theorem 3."""
 
-    instances: int = 2000
+    instances: Steps = 2000
     """Exact instances to hold every theorem against, at least 1 (2000 take about half a minute)."""
 
-    attaining: int = 200
+    attaining: Steps = 200
     """Random parameters at which Theorem 3 has to be attained, at least 1."""
 
-    enumerated: int = 300
+    enumerated: Steps = 300
     """Small instances with every trajectory enumerated, on which Theorem 5 and the off-policy estimators are held, at
     least 1 (300 take about a quarter of a minute)."""
 
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the random instances, a natural number."""
 
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
@@ -47,11 +48,7 @@ class Config:
     """Print the proofs as Markdown with LaTeX instead of plain text."""
 
     def __post_init__(self) -> None:
-        for name in ("instances", "attaining", "enumerated"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}")
-        if self.seed < 0:
-            raise ValueError(f"--seed must be at least 0, got {self.seed}")
+        check_fields(self)
         if self.as_json and self.latex:
             raise ValueError("--json and --latex exclude each other")
 

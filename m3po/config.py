@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from m3po.flag_checks import check_at_least, flag
+from m3po.flag_checks import (
+    Confidence,
+    Count,
+    Discount,
+    EpisodeCount,
+    Members,
+    NotNegative,
+    Positive,
+    PositiveShare,
+    Seed,
+    Share,
+    Steps,
+    Threads,
+    Units,
+    Within,
+    check_fields,
+)
 
 Algorithm = Literal["m3po", "m3po-h", "m3po-full", "pearl", "grbal"]
 
@@ -29,7 +44,7 @@ def options_in(text: str) -> dict[str, Any]:
     """
     try:
         options = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"--env-options must be a JSON object, got {text}") from error
     if not isinstance(options, dict):
         raise ValueError(f"--env-options must be a JSON object, got {text}")
@@ -55,41 +70,41 @@ class Config:
     --final-model-share. m3po-full: rollouts from initial histories to the horizon. All three as in the paper. pearl:
     soft actor-critic on a latent inferred from the last L steps. grbal: planning in a model that adapts itself to the
     last L steps by one gradient step (the paper's L2A). docs/baselines.md has the details."""
-    rollout_length: int = 1
+    rollout_length: Steps = 1
     """k, model steps per branched rollout, >= 1 (m3po-full does not use it)."""
-    final_rollout_length: int | None = None
+    final_rollout_length: Steps | None = None
     """k grows linearly (rounded down) to this, as in MBPO, between the two steps below; constant when not given."""
-    rollout_growth_start: int = 0
+    rollout_growth_start: NotNegative = 0
     """Real step at which k starts to grow."""
-    rollout_growth_end: int | None = None
+    rollout_growth_end: NotNegative | None = None
     """Real step at which k is full-grown; the end of the run when not given."""
-    total_steps: int = 7000
+    total_steps: Steps = 7000
     """Real environment steps, the initial random ones included."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of everything: same seed, device and thread count, same run."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes a GPU when there is one."""
     cuda_graphs: bool = False
     """Replay each update of the agent as one CUDA graph. Experimental: written without a GPU at hand, never run."""
-    threads: int = 1
+    threads: Threads = 1
     """CPU threads for torch; two runs with one thread each beat one run with two."""
     resume: bool = False
     """Go on from the last checkpoint of this run directory."""
     from_previous: bool = False
     """With --resume: go on from the checkpoint before the last, when the last is damaged."""
 
-    discount: float = 0.95
+    discount: Discount = 0.95
     """gamma in [0, 1), of the soft actor-critic and of the returns in the guarantee."""
-    history_length: int = 8
+    history_length: Annotated[int, Within(0, 10**4)] = 8
     """L, past steps in the truncated history; 0 makes every network memoryless, and M3PO is MBPO."""
     context_training: Literal["model", "critic"] = "model"
     """What trains the encoder that policy and critics read: the model's loss (one encoder for all, as in Figure 5; its
     encodings are stored), or the critics' own loss (a second encoder; slower)."""
-    context_size: int = 32
+    context_size: Units = 32
     """Hidden units of the GRU that encodes the history."""
-    width: int = 64
+    width: Units = 64
     """Units per hidden layer of model heads, policy and critics."""
-    layers: int = 2
+    layers: Annotated[int, Within(1, 100)] = 2
     """Hidden layers of model heads, policy and critics."""
 
     agent_units: Literal["gated", "rectified"] = "gated"
@@ -97,127 +112,96 @@ class Config:
     rectified: relu, as in the sources (and in the baselines, always); critics of them do not overestimate where much
     real data is reused, as in m3po-h or with long training."""
 
-    initial_random_steps: int = 400
+    initial_random_steps: Steps = 400
     """Steps with uniform actions before the first epoch."""
-    epoch_steps: int = 200
+    epoch_steps: Steps = 200
     """E, real steps between two trainings of the model."""
 
-    ensemble_size: int = 5
+    ensemble_size: Members = 5
     """B, members of the model."""
-    elites: int | None = None
+    elites: Members | None = None
     """Members with the smallest held-out losses that make up the model, 1..B; all when not given."""
-    model_learning_rate: float = 2e-3
+    model_learning_rate: Positive = 2e-3
     """Adam's, for the model and its encoder."""
-    model_weight_decay: float = 0.3
+    model_weight_decay: Annotated[float, Within(0)] = 0.3
     """Decoupled weight decay of the model and its encoder."""
-    forgetting: float = 0.3
+    forgetting: Share = 0.3
     """Chance in [0, 1] that a training window loses some of its oldest steps (at least one stays), so that the model
     learns to predict from a short past as well (ours; the paper does not say)."""
-    start_share: float = 0.1
+    start_share: Share = 0.1
     """Share of each model batch drawn from steps whose history is shorter than L, on top of their natural share, in
     [0, 1]: eps_m is a maximum over time, and the first steps of episodes are rare (ours; the paper does not say)."""
-    model_batch_size: int = 256
+    model_batch_size: Count = 256
     """Real transitions per gradient step of the model."""
-    model_updates: int = 240
+    model_updates: Steps = 240
     """Most gradient steps of the model per epoch."""
-    model_patience: int = 4
+    model_patience: Steps = 4
     """Stop the model's training after so many checks (one every 20 updates) without a better held-out loss."""
-    holdout: float = 0.15
+    holdout: Annotated[float, Within(0, 1, without=(0, 1))] = 0.15
     """Share of real transitions kept out of the model's training to decide when to stop it, in (0, 1)."""
 
-    rollouts_per_step: int = 40
+    rollouts_per_step: Count = 40
     """M, model rollouts per real step."""
-    rollout_interval: int = 20
+    rollout_interval: Steps = 20
     """Real steps between two batches of rollouts; a batch makes up for the steps since the last."""
-    model_buffer_size: int = 20000
+    model_buffer_size: Steps = 20000
     """Capacity of D_model, in transitions."""
 
-    model_share: float = 1.0
+    model_share: Share = 1.0
     """Share of every update's batch that comes from D_model, in [0, 1]; the rest is real (MBPO uses 0.95)."""
-    final_model_share: float = 0.5
+    final_model_share: Share = 0.5
     """Only m3po-h: the share falls linearly over the run, from --model-share to this, in [0, --model-share] (ours; the
     paper's schedule is in its unavailable appendix)."""
 
-    updates_per_step: int = 4
+    updates_per_step: Steps = 4
     """G, soft actor-critic updates per real step."""
-    batch_size: int = 128
+    batch_size: Count = 128
     """Transitions per update."""
-    learning_rate: float = 1e-3
+    learning_rate: Positive = 1e-3
     """Adam's, for policy, critics and temperature."""
-    final_learning_rate_share: float = 0.1
+    final_learning_rate_share: PositiveShare = 0.1
     """The learning rate falls linearly over the run to this share of itself, in (0, 1]; 1 keeps it constant."""
-    target_rate: float = 0.01
+    target_rate: PositiveShare = 0.01
     """Step of the target critics towards the critics per update, in (0, 1]."""
-    initial_temperature: float = 0.1
+    initial_temperature: Positive = 0.1
     """Of the entropy bonus."""
     temperature_tuning: Literal["automatic", "fixed"] = "automatic"
     """automatic: towards the target entropy. fixed: the temperature stays as it is."""
     target_entropy: float | None = None
     """In nats; minus the number of action coordinates when not given."""
 
-    latent_size: int = 5
+    latent_size: Units = 5
     """Only pearl: coordinates of the latent task variable z."""
-    kl_weight: float = 0.1
+    kl_weight: Annotated[float, Within(0)] = 0.1
     """Only pearl: weight of KL(q(z|history) || N(0, I)) beside the critics' loss, >= 0."""
-    adaptation_rate: float = 0.1
+    adaptation_rate: Annotated[float, Within(0)] = 0.1
     """Only grbal: size of the gradient step on the last L steps, >= 0; 0 never adapts."""
-    adaptation_steps: int = 16
+    adaptation_steps: Count = 16
     """Only grbal: K, steps after the last L that the adapted model is trained to predict."""
-    meta_batch_size: int = 10
+    meta_batch_size: Count = 10
     """Only grbal: stretches of L + K real steps per gradient step of the model."""
-    planner_candidates: int = 500
+    planner_candidates: Annotated[int, Within(2, 10**6)] = 500
     """Only grbal: action sequences tried per plan."""
-    planner_horizon: int = 10
+    planner_horizon: Count = 10
     """Only grbal: steps per action sequence."""
-    planner_iterations: int = 3
+    planner_iterations: Steps = 3
     """Only grbal: times that the candidates are drawn anew around the best of the last ones."""
 
-    measure_episodes: int = 100
+    measure_episodes: EpisodeCount = 100
     """Held-out episodes of the data policy per epoch, for the error profiles; they never enter D_env. The baselines
     have no profiles and do not run them."""
-    evaluation_episodes: int = 50
-    """Episodes of the deterministic policy per epoch, for the learning curve."""
-    confidence: float = 0.95
+    evaluation_episodes: EpisodeCount = 50
+    """EpisodeCount of the deterministic policy per epoch, for the learning curve."""
+    confidence: Confidence = 0.95
     """Of every interval that is logged, in (0, 1)."""
-    checkpoint_minutes: float = 10.0
+    checkpoint_minutes: Positive = 10.0
     """A checkpoint is written after every epoch, on Ctrl-C, and within an epoch after so many minutes, > 0."""
 
     def __post_init__(self) -> None:
-        check_at_least(
-            self,
-            rollout_length=1, total_steps=1, seed=0, threads=1, history_length=0, context_size=1,
-            width=1, layers=1, initial_random_steps=1, epoch_steps=1, ensemble_size=1,
-            model_batch_size=1, model_updates=1, model_patience=1, rollouts_per_step=1,
-            rollout_interval=1, model_buffer_size=1, updates_per_step=1, batch_size=1,
-            measure_episodes=2, evaluation_episodes=2, rollout_growth_start=0, latent_size=1,
-            adaptation_steps=1, meta_batch_size=1, planner_candidates=2, planner_horizon=1,
-            planner_iterations=1,
-        )  # fmt: skip
-        for name, most in {"seed": 2**63 - 2, "threads": 1024}.items():
-            if getattr(self, name) > most:
-                raise ValueError(f"{flag(name)} must be <= {most}, got {getattr(self, name)}")
+        check_fields(self)
         if self.from_previous and not self.resume:
             raise ValueError("--from-previous goes with --resume, which is not given")
-        if not 0 <= self.discount < 1:
-            raise ValueError(f"--discount must be in [0, 1), got {self.discount}")
-        for name in ("holdout", "confidence"):
-            if not 0 < getattr(self, name) < 1:
-                raise ValueError(f"{flag(name)} must be in (0, 1), got {getattr(self, name)}")
-        for name in ("model_learning_rate", "learning_rate", "initial_temperature", "checkpoint_minutes"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
-                raise ValueError(f"{flag(name)} must be a finite number > 0, got {getattr(self, name)}")
-        for name in ("model_weight_decay", "kl_weight", "adaptation_rate"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{flag(name)} must be a finite number >= 0, got {getattr(self, name)}")
-        for name in ("forgetting", "start_share", "model_share", "final_model_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{flag(name)} must be in [0, 1], got {getattr(self, name)}")
-        if self.target_entropy is not None and not math.isfinite(self.target_entropy):
-            raise ValueError(f"--target-entropy must be a finite number, got {self.target_entropy}")
-        for name in ("target_rate", "final_learning_rate_share"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ValueError(f"{flag(name)} must be in (0, 1], got {getattr(self, name)}")
-        if self.elites is not None and not 1 <= self.elites <= self.ensemble_size:
+        if self.elites is not None and self.elites > self.ensemble_size:
             raise ValueError(f"--elites must be in 1..{self.ensemble_size} (--ensemble-size), got {self.elites}")
         if self.final_rollout_length is not None and self.final_rollout_length < self.rollout_length:
             raise ValueError(

@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal, Protocol
 import tyro
 
 from m3po.command_line import json_of, run
+from m3po.flag_checks import Positive, Within, check_fields
 from m3po.grid import Run, check_environments, read_grid
 from m3po.interruption import StopRequest
 from m3po.sweep_worker import Board, Outcome, Report, Standing, survey, train_run
@@ -43,34 +44,29 @@ class SweepConfig:
     address: str = "local"
     """local: a Ray of its own on this machine, gone at the end. auto: the cluster this machine belongs to. Also
     HOST:PORT of its head, or ray://HOST:10001 from outside it (then --out is a path on the cluster)."""
-    cpus: int | None = None
+    cpus: Annotated[int, Within(1, 10**4)] | None = None
     """Only with --address local: CPUs to use, >= 1; all when not given."""
     only: str | None = None
     """Only the runs whose name fits this pattern, such as '*/k1/*'."""
-    silence: float = 30.0
+    silence: Annotated[float, Within(1)] = 30.0
     """Seconds, >= 1. A training that cannot reach the sweep for so long stops itself, and a run whose node is lost is
     taken up when so much time has passed since its last word: two never write one run, even when the node was only cut
     off."""
     list_runs: Annotated[bool, tyro.conf.arg(name="list")] = False
     """Print the runs, and what they cost with --seconds-per-step, and start none."""
-    seconds_per_step: float | None = None
+    seconds_per_step: Positive | None = None
     """Only with --list: measured seconds of one real step with all that belongs to it, > 0."""
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print JSON instead of a table."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.address not in ("local", "auto") and not re.fullmatch(r"(ray://)?[^/\s:]+:\d+", self.address):
             raise ValueError(f"--address must be local, auto, HOST:PORT or ray://HOST:PORT, got {self.address}")
         if self.cpus is not None and self.address != "local":
             raise ValueError(f"--cpus is for --address local; a cluster knows its own CPUs, got {self.address}")
-        if self.cpus is not None and self.cpus < 1:
-            raise ValueError(f"--cpus must be >= 1, got {self.cpus}")
         if self.client and (self.out is None or not self.out.is_absolute()):
             raise ValueError(f"--address {self.address} needs --out, an absolute path on the cluster, got {self.out}")
-        if not 1 <= self.silence < float("inf"):
-            raise ValueError(f"--silence must be a finite number >= 1, got {self.silence}")
-        if self.seconds_per_step is not None and not 0 < self.seconds_per_step < float("inf"):
-            raise ValueError(f"--seconds-per-step must be a finite number > 0, got {self.seconds_per_step}")
         if self.seconds_per_step is not None and not self.list_runs:
             raise ValueError("--seconds-per-step goes with --list")
 

@@ -142,7 +142,7 @@ def test_the_command_prints_tables_or_json_and_draws(tmp_path: Path, capsys: pyt
     ("arguments", "named"),
     [
         (["--data-sets", "0"], "--data-sets must be >= 1, got 0"),
-        (["--sizes", "30", "1"], "--sizes must be numbers >= 2, got (30, 1)"),
+        (["--sizes", "30", "1"], "--sizes must be >= 2, got 1"),
         (["--confidence", "1"], "--confidence must be in (0, 1), got 1.0"),
         (["--figure", "no/where.png"], "no directory no"),
     ],

@@ -90,8 +90,8 @@ def test_noise_is_on_every_coordinate_and_the_density_is_that_of_the_noise(measu
 @pytest.mark.parametrize(
     ("flags", "named"),
     [
-        (["--scaled", "0"], "--scaled must be different finite numbers > 0, got (0.0,)"),
-        (["--samples", "300"], "--samples must be multiples of 200, got (300,)"),
+        (["--scaled", "0"], "--scaled must be a finite number > 0, got 0.0"),
+        (["--samples", "300"], "--samples must be multiples of 200, got 300"),
         (["--episodes", "1"], "--episodes must be >= 2, got 1"),
         (["--runs", "no/where"], "no directory no/where"),
     ],

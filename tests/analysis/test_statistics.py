@@ -470,12 +470,12 @@ def test_the_coverage_command_prints_its_rows(capsys) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--seeds", "1"], "--seeds must be at least 2, got 1"),
-        (["--environments", "0"], "--environments must be at least 1, got 0"),
-        (["--trials", "0"], "--trials must be at least 1, got 0"),
+        (["--seeds", "1"], "--seeds must be >= 2, got 1"),
+        (["--environments", "0"], "--environments must be >= 1, got 0"),
+        (["--trials", "0"], "--trials must be >= 1, got 0"),
         (["--confidence", "1"], "--confidence must be in (0, 1), got 1.0"),
         (["--resamples", "39"], "--resamples must be at least 40 at --confidence 0.95, got 39"),
-        (["--seed", "-1"], "--seed must be in"),
+        (["--seed", "-1"], "--seed must be >= 0, got -1"),
     ],
 )
 def test_the_coverage_command_refuses_in_one_line(words: list[str], message: str, capsys) -> None:
@@ -758,10 +758,10 @@ def test_variants_keep_their_colour_and_twenty_others_are_told_apart() -> None:
         (["missing.csv"], "missing.csv"),
         (["{table}", "--baseline", "k=2"], "--baseline must be one of k=1, Full, got 'k=2'"),
         (["{table}", "--confidence", "0"], "--confidence must be in (0, 1), got 0.0"),
-        (["{table}", "--resamples", "39"], "--resamples must be from 40 (at --confidence 0.95) to 100000, got 39"),
+        (["{table}", "--resamples", "39"], "--resamples must be at least 40 at --confidence 0.95, got 39"),
         (["{table}", "--resamples", "100001"], "got 100001"),
-        (["{table}", "--threshold", "nan"], "--threshold must be finite, got nan"),
-        (["{table}", "--seed", "-1"], "--seed must be in 0..4294967295, got -1"),
+        (["{table}", "--threshold", "nan"], "--threshold must be a finite number, got nan"),
+        (["{table}", "--seed", "-1"], "--seed must be >= 0, got -1"),
         (["{table}", "--method", "basic"], "basic"),
         (["{table}", "--figure", "out.txt"], "--figure must end in one of .png, .pdf, .svg, got out.txt"),
         (["{table}", "--figure", "nowhere/out.png"], "--figure: no directory nowhere"),

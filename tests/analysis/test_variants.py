@@ -116,7 +116,7 @@ def test_what_cannot_be_compared_is_refused(
     assert f"{running} is not finished" in message([*good, str(running)], capsys)
     assert "no run directory at" in message([str(tmp_path / "missing")], capsys)
     assert "--out: no directory" in message([*good, "--out", str(tmp_path / "no" / "table.csv")], capsys)
-    assert "name at least one run directory" in message([], capsys)
+    assert "RUN_DIRS needs at least 1 value, got 0" in message([], capsys)
 
 
 def test_the_command_prints_the_best_mean_first(runs: list[Path], capsys: pytest.CaptureFixture[str]) -> None:

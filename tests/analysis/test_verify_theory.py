@@ -177,10 +177,10 @@ def test_what_the_enumerated_instances_show_decides(
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (("--enumerated", "0"), "--enumerated must be at least 1, got 0"),
-        (("--instances", "0"), "--instances must be at least 1, got 0"),
-        (("--attaining", "-3"), "--attaining must be at least 1, got -3"),
-        (("--seed", "-1"), "--seed must be at least 0, got -1"),
+        (("--enumerated", "0"), "--enumerated must be >= 1, got 0"),
+        (("--instances", "0"), "--instances must be >= 1, got 0"),
+        (("--attaining", "-3"), "--attaining must be >= 1, got -3"),
+        (("--seed", "-1"), "--seed must be >= 0, got -1"),
         (("--json", "--latex"), "--json and --latex exclude each other"),
         (("--instances", "many"), "'many'"),
     ],
