@@ -7,7 +7,7 @@ export OMP_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check docs figures clean
+.PHONY: help demo test test-slow check docs figures lock clean
 
 help:            ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -18,20 +18,25 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "error: '$(PYTHON)' has no venv module (on Debian and Ubuntu: apt install python3-venv)" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed: $(BIN)/python pyproject.toml constraints.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+# The versions of constraints.txt; what comes from an index must have a hash of the lock. torch and its CUDA libraries are
+# not in it: which of its builds is right depends on the machine.
+PIP    := $(BIN)/pip install --quiet --disable-pip-version-check
+LOCKED  = $(if $(UNLOCKED),@true,$(PIP) --require-hashes --no-deps -r)
+UNCHECKED := { echo "error: not everything could be installed as locked; 'make UNLOCKED=1 ...' installs the same versions and checks no hash" >&2; exit 1; }
+SELF   := $(PIP) -c constraints.txt $(if $(UNLOCKED),,--no-build-isolation) -e
+
+$(VENV)/.installed: $(BIN)/python pyproject.toml constraints.txt requirements.lock
+	$(LOCKED) requirements.lock || $(UNCHECKED)
+	$(SELF) .
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs]'
-	@touch $@
-
-$(VENV)/.installed-docs: $(VENV)/.installed
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+$(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.lock
+	$(LOCKED) requirements-dev.lock || $(UNCHECKED)
+	$(SELF) '.[dev,docs]'
 	@touch $@
 
 demo: $(VENV)/.installed           ## set up, compare the bounds, train M3PO, check its guarantee -> demo/index.html
-	$(BIN)/python -m analysis.demo
+	$(BIN)/python -m analysis.demo $(DEMO_FLAGS)
 
 test: $(VENV)/.installed-dev       ## set up and run the test suite
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 tests
@@ -45,12 +50,24 @@ check: $(VENV)/.installed-dev      ## lint, types, import contract
 	$(BIN)/mypy bounds m3po analysis paper_figures tests
 	$(BIN)/lint-imports
 
-docs: $(VENV)/.installed-docs      ## build the documentation, strictly and offline -> site/index.html
+docs: $(VENV)/.installed-dev       ## build the documentation, strictly and offline -> site/index.html
 	$(BIN)/python -m sphinx -W --keep-going -q -d site/.doctrees docs site
 	@echo site/index.html
 
 figures: $(VENV)/.installed        ## redraw every figure of the paper that has its data
 	$(BIN)/python -m paper_figures
+
+# The one tool that locks for every platform and Python at once.
+UNLOCKABLE := torch triton cuda-bindings cuda-pathfinder cuda-toolkit $(addprefix nvidia-, cublas cuda-cupti cuda-nvrtc \
+	cuda-runtime cudnn-cu13 cufft cufile curand cusolver cusparse cusparselt-cu13 nccl-cu13 nvjitlink nvshmem-cu13 nvtx)
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+	--custom-compile-command 'make lock' --constraints constraints.txt \
+	$(addprefix --no-emit-package=,$(UNLOCKABLE)) pyproject.toml
+
+lock: $(BIN)/python  ## requirements*.lock anew, from pyproject.toml and constraints.txt
+	$(PIP) uv==0.13.9
+	$(COMPILE) -o requirements.lock
+	$(COMPILE) --extra dev --extra docs -o requirements-dev.lock
 
 clean:           ## remove the virtual environment, the built site and caches
 	rm -rf $(VENV) site docs/api/generated .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
