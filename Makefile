@@ -20,18 +20,21 @@ $(BIN)/python:
 
 # The versions of constraints.txt; what comes from an index must have a hash of the lock. torch and its CUDA libraries are
 # not in it: which of its builds is right depends on the machine.
-PIP    := $(BIN)/pip install --quiet --disable-pip-version-check
-LOCKED  = $(if $(UNLOCKED),@true,$(PIP) --require-hashes --no-deps -r)
-UNCHECKED := { echo "error: not everything could be installed as locked; 'make UNLOCKED=1 ...' installs the same versions and checks no hash" >&2; exit 1; }
-SELF   := $(PIP) -c constraints.txt $(if $(UNLOCKED),,--no-build-isolation) -e
+PIP  := $(BIN)/pip install --quiet --disable-pip-version-check
+SELF := $(PIP) -c constraints.txt $(if $(UNLOCKED),,--no-build-isolation) -e
+define install
+@echo "installing the packages of $(1)$(if $(UNLOCKED), without their hashes)"
+@$(if $(UNLOCKED),true,$(PIP) --require-hashes --no-deps -r $(1)) || { echo "error: not everything of $(1) could be installed;\
+ 'make UNLOCKED=1 ...' installs the same versions without checking hashes" >&2; exit 1; }
+endef
 
 $(VENV)/.installed: $(BIN)/python pyproject.toml constraints.txt requirements.lock
-	$(LOCKED) requirements.lock || $(UNCHECKED)
+	$(call install,requirements.lock)
 	$(SELF) .
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.lock
-	$(LOCKED) requirements-dev.lock || $(UNCHECKED)
+	$(call install,requirements-dev.lock)
 	$(SELF) '.[dev,docs]'
 	@touch $@
 
