@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,9 +19,7 @@ from bounds.bound import Bound
 from bounds.finite.worst_case import attaining_instance, finite_horizon_discrepancy
 from bounds.paper import crossover_rollout_length
 from paper_figures import figure4
-
-if TYPE_CHECKING:
-    from tests.analysis.browser import Page
+from tests.analysis.browser import Page, browser, executable
 
 PAGE = explorer.page()
 # The points of the table in docs/theory.md: gamma, k, eps_m, eps_pi.
@@ -34,7 +32,9 @@ TABLE = (
     (0.85, 50, 0.3, 0.7),
 )
 OPTIMAL_BRANCHED = (29.152219504202, 31.652761276829, 3.6, 6.273443375473, 101.467537521858, 11.333333333333)
-node = pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
+node = pytest.mark.skipif(
+    shutil.which("node") is None, reason="node is not installed (on Debian: apt-get install nodejs)"
+)
 
 
 def point(gamma: float, k: int, eps_m: float, eps_pi: float, r_max: float = 1.0) -> dict[str, float]:
@@ -277,12 +277,7 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path, capsys):
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Page, str]]:
     """A browser page, and the address of the explorer."""
-    pytest.importorskip("websockets", reason="the websockets package, to talk to a browser, is not installed")
-    from tests.analysis.browser import browser, executable
-
     command = executable()
-    if command is None:
-        pytest.skip("no Chromium or Chrome is installed")
     path = tmp_path_factory.mktemp("explorer") / "explorer.html"
     path.write_text(PAGE, encoding="utf-8")
     with browser(command, tmp_path_factory.mktemp("profile")) as page:

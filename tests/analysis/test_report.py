@@ -21,6 +21,7 @@ from analysis.report_answer import answer_of, certificate_answer, number_line, s
 from analysis.report_findings import Findings, decomposition, findings, through_training
 from m3po.run_directory import RunDirectory
 from m3po.train import train
+from tests.analysis.browser import browser, executable
 from tests.analysis.conftest import tiny_config
 
 EPISODES = 40
@@ -331,12 +332,7 @@ def test_bad_input_exits_2_and_names_it(tiny_run: Path, tmp_path: Path, capsys):
 
 
 def test_the_first_screen_holds_the_answer_and_nothing_scrolls_sideways(page: str, tmp_path: Path):
-    pytest.importorskip("websockets", reason="the websockets package, to talk to a browser, is not installed")
-    from tests.analysis.browser import browser, executable
-
     command = executable()
-    if command is None:
-        pytest.skip("no Chromium or Chrome is installed")
     file = tmp_path / "page.html"
     file.write_text(page)
     profile = tmp_path / "profile"
