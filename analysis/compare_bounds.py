@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -87,12 +87,15 @@ class Comparison:
     Attributes:
         trivial: R/(1-gamma) with R = 2 r_max, the largest difference two returns can have.
         rows: every bound at every k, in the order of the catalogue.
+        certificates: Theorem 4's certificate of the full model and of branched rollouts at every k, when these are the
+            errors at every time step; none where this gamma needs profiles of over ``LONGEST_PROFILE`` steps.
         crossover: k*; the paper's bounds prefer branched rollouts exactly for k <= k*. Infinity: for every k.
     """
 
     config: Config
     trivial: float
     rows: tuple[Row, ...]
+    certificates: tuple[Row, ...]
     crossover: float
 
     def best(self, *names: str) -> Row:
@@ -109,7 +112,7 @@ class Comparison:
             "trivial": self.trivial,
             "rows": [
                 {"bound": row.bound, "scheme": row.scheme, "k": row.k, "value": row.value, "vacuous": row.vacuous}
-                for row in self.rows
+                for row in (*self.rows, *self.certificates)
             ],
         }
 
@@ -134,7 +137,17 @@ def compare(config: Config) -> Comparison:
     crossover = crossover_rollout_length(
         discount=config.discount, model_error=config.model_error, policy_divergence=config.policy_divergence
     )
-    return Comparison(config, trivial, tuple(rows), float(crossover))
+    return Comparison(config, trivial, tuple(rows), tuple(_certificates(config, lengths, trivial)), float(crossover))
+
+
+def _certificates(config: Config, lengths: Sequence[int], trivial: float) -> Iterator[Row]:
+    full = certificate_of_constant_errors(config, None)
+    for scheme in ("full", "branched"):
+        for length in lengths:
+            value = full if scheme == "full" else certificate_of_constant_errors(config, length)
+            if value is not None:
+                name = "certificate-full" if scheme == "full" else "certificate"
+                yield Row(name, scheme, length, value, value >= trivial * (1 - EQUAL))
 
 
 def certificate_of_constant_errors(config: Config, rollout_length: int | None) -> float | None:
@@ -240,22 +253,17 @@ def table(comparison: Comparison) -> str:
     config, trivial = comparison.config, comparison.trivial
     lengths = sorted(set(config.rollout_lengths))
     lines: list[tuple[str, str, str, float]] = []
-    for row in comparison.rows:
+    for row in (*comparison.rows, *comparison.certificates):
+        name = "certificate *" if row in comparison.certificates else row.bound
         if row.scheme != "full":
-            lines.append((row.bound, SCHEME_LABELS[row.scheme], str(row.k), row.value))
+            lines.append((name, SCHEME_LABELS[row.scheme], str(row.k), row.value))
         elif row.k == lengths[0]:
-            lines.append((row.bound, SCHEME_LABELS[row.scheme], "any", row.value))
+            lines.append((name, SCHEME_LABELS[row.scheme], "any", row.value))
     footnote = (
         "* Theorem 4 if these are the errors at every time step; errors measured step by step never make it larger."
     )
-    for scheme, length in (("full", None), *(("branched", length) for length in lengths)):
-        certified = certificate_of_constant_errors(config, length)
-        if certified is None:
-            footnote = (
-                f"Theorem 4's certificate is left out: this gamma needs profiles of over {LONGEST_PROFILE} steps."
-            )
-            break
-        lines.append(("certificate *", SCHEME_LABELS[scheme], "any" if length is None else str(length), certified))
+    if not comparison.certificates:
+        footnote = f"Theorem 4's certificate is left out: this gamma needs profiles of over {LONGEST_PROFILE} steps."
     given = (
         f"gamma = {config.discount:.12g}, eps_m = {config.model_error:g}, eps_pi = {config.policy_divergence:g}, "
         f"r_max = {config.reward_max:g}; trivial discrepancy R/(1-gamma) = {trivial:.12g}"

@@ -13,40 +13,35 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Generic, TypeVar, get_type_hints
 
+from analysis.csv_lines import Line, read_lines
 from m3po.files import HeldError, LostError, append, flock, is_at, read_regular, replaced
 from m3po.run_directory import commit_of, provenance
 
 Row = TypeVar("Row")
 
 
-def read_rows(path: Path, row_type: type[Row]) -> list[Row]:
+def read_rows(path: Path, row_type: type[Row], *, finite: bool = False) -> list[Row]:
     """The rows of a table, in the order in which they were measured; a line cut off by a crash is left out.
 
     Raises:
-        ValueError: when the file is no table of ``row_type``.
+        ValueError: when the file is no table of ``row_type``, or, with ``finite``, holds NaN or infinite numbers.
     """
     hints = get_type_hints(row_type)
     names = [field.name for field in fields(row_type)]  # type: ignore[arg-type]
-    text = read_regular(path).decode()
-    lines = [line for line in text.splitlines(keepends=True) if not line.startswith("#")]
-    whole = [line for line in lines if line.endswith("\n")]
-    reader = csv.DictReader(whole)
-    if reader.fieldnames is not None and list(reader.fieldnames) != names:
-        raise ValueError(f"{path} has the columns {', '.join(reader.fieldnames)}; expected {', '.join(names)}")
-    rows = list(reader)
-    for row in rows:
-        if None in row:
-            raise ValueError(f"{path}: a row has {len(row[None])} cells more than there are columns")
-    return [row_type(**{name: _value(path, row[name], hints[name]) for name in names}) for row in rows]
+    lines = read_lines(path, names, exactly=True, without_cut_line=True)
+    return [row_type(**{name: _value(line, name, hints[name], finite=finite) for name in names}) for line in lines]
 
 
-def _value(path: Path, text: str | None, kind: Any) -> Any:
+def _value(line: Line, name: str, kind: Any, *, finite: bool) -> Any:
+    text = line.cells[name]
+    if finite and kind is float:
+        return line.number(name)
     try:
         if kind is bool:
-            return {"True": True, "False": False}[text or ""]
-        return kind(text) if kind in (int, float) else str(text)
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: {text!r} is no {kind.__name__}") from error
+            return {"True": True, "False": False}[text]
+        return kind(text) if kind in (int, float) else text
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"{line.where}: {name}: {text!r} is no {kind.__name__}") from error
 
 
 class ResumableTable(Generic[Row]):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from analysis.csv_lines import Line
 
 
 def table_of(commits: Iterable[str], columns: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
@@ -22,21 +23,29 @@ def table_of(commits: Iterable[str], columns: Sequence[str], lines: Iterable[Seq
     return text.getvalue()
 
 
-def lines_of(path: Path) -> list[dict[str, str]]:
-    """The lines of a CSV, without its comments."""
-    with path.open() as file:
-        return list(csv.DictReader(line for line in file if not line.startswith("#")))
+CURVE_COLUMNS = ("variant", "seed", "step", "return")
 
 
-def curves_of(lines: Sequence[Mapping[str, str]], variants: Iterable[str]) -> dict[str, dict[int, NDArray[np.float64]]]:
-    """Variant -> seed -> (step, return) of every evaluation [E, 2], for those of ``variants`` that are there."""
+def curves_of(lines: Sequence[Line], variants: Iterable[str]) -> dict[str, dict[int, NDArray[np.float64]]]:
+    """Variant -> seed -> (step, return) of every evaluation [E, 2], for those of ``variants`` that are there.
+
+    Raises:
+        ValueError: when there is none, a number is not finite, steps do not rise, or the seeds of a variant were not
+            evaluated at the same steps.
+    """
     curves: dict[str, dict[int, list[tuple[float, float]]]] = {name: {} for name in variants}
     for line in lines:
-        if line["variant"] in curves:
-            point = float(line["step"]), float(line["return"])
-            curves[line["variant"]].setdefault(int(line["seed"]), []).append(point)
-    return {
-        name: {seed: np.array(points) for seed, points in sorted(seeds.items())}
-        for name, seeds in curves.items()
-        if seeds
-    }
+        if line.cells["variant"] in curves:
+            points = curves[line.cells["variant"]].setdefault(line.whole("seed"), [])
+            if points and points[-1][0] >= line.whole("step"):
+                raise ValueError(f"{line.where}: step {line.cells['step']} comes after {points[-1][0]:.0f}")
+            points.append((line.whole("step"), line.number("return")))
+    found = {name: seeds for name, seeds in curves.items() if seeds}
+    if not found:
+        raise ValueError(f"no rows of {', '.join(curves)}")
+    for name, seeds in found.items():
+        grids = {seed: [step for step, _ in points] for seed, points in seeds.items()}
+        for seed, steps in grids.items():
+            if steps != next(iter(grids.values())):
+                raise ValueError(f"{name}: seed {seed} was not evaluated at the steps of seed {next(iter(grids))}")
+    return {name: {seed: np.array(points) for seed, points in sorted(seeds.items())} for name, seeds in found.items()}

@@ -10,7 +10,6 @@ and ``MEASURED_COVERAGE`` holds the result.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import itertools
 import math
@@ -25,6 +24,7 @@ import tyro
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
+from analysis.csv_lines import read_lines
 from analysis.figure_style import INK, VARIANT_COLOURS, figure_style
 from m3po.command_line import json_of, run
 from m3po.flag_checks import Confidence, Seed, Within, check_directory_of, check_fields
@@ -468,23 +468,6 @@ class Table:
         return dataclasses.replace(self, returns=returns)
 
 
-def _number(text: str | None, name: str, where: str) -> float:
-    try:
-        value = float(text or "")
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise ValueError(f"{where}: {name} must be a finite number, got {text!r}")
-    return value
-
-
-def _whole(text: str | None, name: str, where: str) -> int:
-    value = _number(text, name, where)
-    if value != int(value) or value < 0:
-        raise ValueError(f"{where}: {name} must be a whole number from 0, got {text!r}")
-    return int(value)
-
-
 def read_table(
     path: Path, last_step: int | None = None, *, environment: str | None = None, common_steps: bool = False
 ) -> Table:
@@ -503,36 +486,23 @@ def read_table(
             one evaluation, runs were evaluated at different steps, or a variant lacks an environment.
         OSError: when the file cannot be read.
     """
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        try:
-            lines = [(number, line) for number, line in enumerate(file, 1) if not line.startswith("#")]
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path} is not a text file in UTF-8") from error
-    reader = csv.DictReader(line for _, line in lines)
-    columns = reader.fieldnames or []
-    for name in ("variant", "seed", "step", "return"):
-        if name not in columns:
-            raise ValueError(f"{path} has no column {name!r}, its columns are: {', '.join(columns) or 'none'}")
     runs: dict[tuple[str, str, int], dict[int, float]] = {}
     latest: dict[str, int] = {}
-    try:
-        for row in reader:
-            where = f"{path}:{lines[reader.line_num - 1][0]}"
-            step = _whole(row["step"], "step", where)
-            if not row["variant"]:
-                raise ValueError(f"{where}: the variant has no name")
-            key = row["variant"], row.get("environment") or ONE_ENVIRONMENT, _whole(row["seed"], "seed", where)
-            if environment not in (None, key[1]):
-                continue
-            latest[key[0]] = max(step, latest.get(key[0], 0))
-            if last_step is not None and step > last_step:
-                continue
-            evaluations = runs.setdefault(key, {})
-            if step in evaluations:
-                raise ValueError(f"{where}: there are two rows of {_run_name(key)} at step {step}")
-            evaluations[step] = _number(row["return"], "return", where)
-    except csv.Error as error:
-        raise ValueError(f"{path}:{lines[reader.line_num - 1][0]}: {error}") from error
+    for line in read_lines(path, ("variant", "seed", "step", "return")):
+        step = line.whole("step")
+        variant = line.cells["variant"]
+        if not variant:
+            raise ValueError(f"{line.where}: the variant has no name")
+        key = variant, line.cells.get("environment") or ONE_ENVIRONMENT, line.whole("seed")
+        if environment not in (None, key[1]):
+            continue
+        latest[variant] = max(step, latest.get(variant, 0))
+        if last_step is not None and step > last_step:
+            continue
+        evaluations = runs.setdefault(key, {})
+        if step in evaluations:
+            raise ValueError(f"{line.where}: there are two rows of {_run_name(key)} at step {step}")
+        evaluations[step] = line.number("return")
     if not runs:
         which = ("" if environment is None else f" of {environment}") + (
             "" if last_step is None else f" up to step {last_step}"

@@ -60,7 +60,7 @@ class ThroughTraining:
 
 def load(data: Path = DATA) -> ThroughTraining:
     """The landed rows, and the curve that Theorem 4 draws for a constant divergence."""
-    rows = [row for row in read_rows(data, Row) if row.case == TRAINED]
+    rows = [row for row in read_rows(data, Row, finite=True) if row.case == TRAINED]
     seeds = tuple(sorted({row.seed for row in rows}))
     own = {
         seed: tuple(sorted((row for row in rows if row.seed == seed and row.age == 0), key=lambda row: row.step))

@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.anchors import landed_anchors
+from analysis.csv_lines import read_lines
 from analysis.figure_style import ALGORITHM_COLOURS, figure_style
 from analysis.learning_curves import ANCHOR_COLOURS, ANCHOR_LABELS
-from analysis.run_table import curves_of, lines_of
+from analysis.run_table import CURVE_COLUMNS, curves_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,14 +48,17 @@ class Panel:
 
 def load(curves: Path = CURVES, finals: Path = FINALS) -> tuple[Panel, ...]:
     """One panel per environment of the table, the point mass first."""
-    rows, uniform = lines_of(curves), lines_of(finals)
+    rows = read_lines(curves, ("environment", *CURVE_COLUMNS))
+    uniform = read_lines(finals, ("environment", "variant", "return"))
+    if not rows:
+        raise ValueError(f"{curves} has no rows")
     panels = []
-    for env_id in sorted({row["environment"] for row in rows}, key=lambda name: (name != POINT_MASS, name)):
-        found = curves_of([row for row in rows if row["environment"] == env_id], ALGORITHM_COLOURS)
+    for env_id in sorted({row.cells["environment"] for row in rows}, key=lambda name: (name != POINT_MASS, name)):
+        found = curves_of([row for row in rows if row.cells["environment"] == env_id], ALGORITHM_COLOURS)
         lines = {
-            ANCHOR_OF[row["variant"]]: float(row["return"])
+            ANCHOR_OF[row.cells["variant"]]: row.number("return")
             for row in uniform
-            if row["environment"] == env_id and row["variant"] in ANCHOR_OF
+            if row.cells["environment"] == env_id and row.cells["variant"] in ANCHOR_OF
         }
         panels.append(Panel(env_id, found, landed_anchors() if env_id == POINT_MASS else lines))
     return tuple(panels)

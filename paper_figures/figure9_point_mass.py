@@ -22,9 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.anchors import landed_anchors
+from analysis.csv_lines import read_lines
 from analysis.figure_style import VARIANT_COLOURS, figure_style
 from analysis.learning_curves import ANCHOR_COLOURS, ANCHOR_LABELS
-from analysis.run_table import curves_of, lines_of
+from analysis.run_table import CURVE_COLUMNS, curves_of
 from analysis.variants import student_interval
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class Variant:
 def load(data: Path = DATA) -> tuple[Variant, ...]:
     """The table's variants, in the order of ``VARIANT_COLOURS``."""
     variants = []
-    for name, seeds in curves_of(lines_of(data), VARIANT_COLOURS).items():
+    for name, seeds in curves_of(read_lines(data, CURVE_COLUMNS), VARIANT_COLOURS).items():
         points = np.array(list(seeds.values()))
         returns = points[:, :, 1]
         ends = np.array([student_interval(column) for column in returns.T])

@@ -45,7 +45,7 @@ class Series:
 
 def load(data: Sequence[Path] = DATA) -> tuple[Series, ...]:
     """The landed rows."""
-    rows = [row for path in data for row in read_rows(path, Row)]
+    rows = [row for path in data for row in read_rows(path, Row, finite=True)]
     return tuple(
         Series(kind, samples, tuple(sorted(chosen, key=lambda row: row.level)))
         for kind in KINDS

@@ -42,9 +42,16 @@ def test_json_is_the_documented_object(capsys: pytest.CaptureFixture[str]) -> No
     assert (result["gamma"], result["eps_m"], result["eps_pi"], result["r_max"]) == (0.95, 0.1, 0.1, 1.0)
     assert result["trivial"] == pytest.approx(40, rel=1e-13)
     assert [(row["bound"], row["k"]) for row in result["rows"]] == [
-        (b.name, k) for b in bounds.ALL_BOUNDS for k in (1, 5)
+        (name, k) for name in (*(b.name for b in bounds.ALL_BOUNDS), "certificate-full", "certificate") for k in (1, 5)
     ]
-    for row in result["rows"]:
+    *rows, full, _, short, long = result["rows"]
+    config = Config(discount=0.95)
+    assert (full["scheme"], full["value"]) == ("full", certificate_of_constant_errors(config, None))
+    assert [(row["scheme"], row["value"]) for row in (short, long)] == [
+        ("branched", certificate_of_constant_errors(config, k)) for k in (1, 5)
+    ]
+    assert not any(row["vacuous"] for row in (full, short, long))
+    for row in rows:
         assert list(row) == ["bound", "scheme", "k", "value", "vacuous"]
         bound = bounds.get(row["bound"])
         value = bound.evaluate(discount=0.95, model_error=0.1, policy_divergence=0.1, rollout_length=row["k"])
