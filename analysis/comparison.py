@@ -7,6 +7,7 @@ than the others.
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -21,7 +22,7 @@ from analysis.variants import NOT_IDENTITY, Run, algorithm_of, student_interval
 from m3po.command_line import json_of, run
 from m3po.config import ONLY_READ_BY, Config
 from m3po.flag_checks import Items, check_directory_of, check_fields
-from m3po.run_directory import RunDirectory
+from m3po.run_directory import RunDirectory, meaning
 
 # What all algorithms read; histories may also be switched off, and M3PO-h trained longer.
 PROTOCOL = ("env_options", "total_steps", "initial_random_steps", "width", "layers", "history_length")
@@ -59,7 +60,10 @@ def disagreement(one: Config, other: Config, *, same: bool) -> str | None:
         allowed.add("history_length")
     if not same and "m3po-h" in (one.algorithm, other.algorithm):
         allowed.add("total_steps")
-    return next((each for each in names if each not in allowed and getattr(one, each) != getattr(other, each)), None)
+    for name in names:
+        if name not in allowed and meaning(name, getattr(one, name)) != meaning(name, getattr(other, name)):
+            return name
+    return None
 
 
 def load(run_dirs: Sequence[Path], *, unfinished: bool = False) -> dict[str, list[Run]]:
@@ -103,20 +107,27 @@ def table(environments: dict[str, list[Run]]) -> str:
 
 
 def summary(environments: dict[str, list[Run]]) -> dict[str, Any]:
-    """Environment -> algorithm -> seeds, steps and final returns, with mean and 95% Student interval over seeds."""
+    """Environment -> algorithm -> seeds, steps and final returns, with mean and 95% Student interval over seeds.
+
+    Of runs of one algorithm that are not equally far (unfinished ones) it is the last evaluation that all of them had.
+    """
     record: dict[str, Any] = {}
     for env_id, runs in environments.items():
         entries = record.setdefault(env_id, {})
-        for each in runs:
-            entry = entries.setdefault(each.variant, {"seeds": [], "steps": [], "final_returns": []})
-            entry["seeds"].append(each.seed)
-            entry["steps"].append(each.rows[-1]["step"])
-            entry["final_returns"].append(each.rows[-1]["return"])
-        for entry in entries.values():
+        for variant, group in itertools.groupby(runs, key=lambda each: each.variant):
+            curves = {each.seed: {row["step"]: row["return"] for row in each.rows} for each in group}
+            step = max(set.intersection(*(set(curve) for curve in curves.values())), default=None)
+            if step is None:
+                raise ValueError(f"runs of {variant} in {env_id} were never evaluated at the same step")
+            entry: dict[str, Any] = {
+                "seeds": list(curves),
+                "steps": [step] * len(curves),
+                "final_returns": [curve[step] for curve in curves.values()],
+            }
             mean, lower, upper = student_interval(np.array(entry["final_returns"]))
             # One seed says nothing about others, and JSON has no infinity.
             interval = [lower, upper] if len(entry["seeds"]) > 1 else None
-            entry.update({"mean": mean, "interval": interval})
+            entries[variant] = entry | {"mean": mean, "interval": interval}
     return record
 
 

@@ -22,7 +22,7 @@ from analysis.run_table import table_of
 from m3po.command_line import json_of, run
 from m3po.config import Config
 from m3po.flag_checks import Items, check_directory_of, check_fields
-from m3po.run_directory import RunDirectory
+from m3po.run_directory import RunDirectory, meaning
 
 # What may tell one run from another, besides where it lies and how its session was started.
 VARIED = ("algorithm", "rollout_length", "history_length", "final_model_share")
@@ -89,7 +89,7 @@ def load(run_dirs: Sequence[Path]) -> list[Run]:
     for directory in directories:
         settings = asdict(directory.config)
         for name, value in settings.items():
-            if name not in NOT_COMPARED and value != first[name]:
+            if name not in NOT_COMPARED and meaning(name, value) != meaning(name, first[name]):
                 raise ValueError(f"{directory.path} has {name}={value}, {directories[0].path} has {first[name]}")
         if not directory.complete:
             raise ValueError(f"{directory.path} is not finished")

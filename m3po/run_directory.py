@@ -49,7 +49,7 @@ def _read_json(file: Path) -> Any:
         raise ValueError(f"{file} cannot be read: {error}") from error
 
 
-def _meaning(name: str, value: Any) -> Any:
+def meaning(name: str, value: Any) -> Any:
     """What is compared of a setting: JSON means the same with other spaces, and in another order of its names."""
     return json.dumps(options_in(value), sort_keys=True) if name == "env_options" else value
 
@@ -258,7 +258,7 @@ class RunDirectory:
             (
                 (name, stored[name], asked[name])
                 for name in asked
-                if _meaning(name, asked[name]) != _meaning(name, stored[name])
+                if meaning(name, asked[name]) != meaning(name, stored[name])
             ),
             None,
         )

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from scipy import stats
 
+from analysis import variants
 from analysis.comparison import cli, load, summary, table
 from analysis.variants import algorithm_of
 from m3po.config import Config
@@ -105,6 +106,28 @@ def test_a_memoryless_run_may_stand_beside_the_others_and_an_unfinished_one_when
     memoryless = recorded(tmp_path / "m", [4.0], history_length=0, complete=False)
     found = load([*runs, memoryless], unfinished=True)["m3po/SwitchingPointMass-v0"]
     assert [each.variant for each in found] == ["L2A", "M3PO k=1", "M3PO k=1", "PEARL", "memoryless"]
+
+
+def test_runs_that_are_not_equally_far_are_compared_where_all_were(tmp_path: Path) -> None:
+    paths = [
+        recorded(tmp_path / "0", [1.0, 2.0, 9.0], seed=0, complete=False),
+        recorded(tmp_path / "1", [3.0, 4.0], seed=1, complete=False),
+    ]
+    (entry,) = summary(load(paths, unfinished=True))["m3po/SwitchingPointMass-v0"].values()
+    assert (entry["steps"], entry["final_returns"], entry["mean"]) == ([100, 100], [2.0, 4.0], 3.0)
+
+
+def test_options_that_mean_the_same_are_the_same(tmp_path: Path) -> None:
+    options = ['{"observe_reward":true, "dim": 1}', '{ "dim": 1, "observe_reward": true}']
+    paths = [
+        recorded(tmp_path / str(seed), [1.0, 2.0], seed=seed, env_options=text) for seed, text in enumerate(options)
+    ]
+    assert len(load(paths)["m3po/SwitchingPointMass-v0"]) == 2
+    assert len(variants.load(paths)) == 2
+    other = recorded(tmp_path / "other", [1.0, 2.0], seed=2, env_options='{"observe_reward": 1, "dim": 1}')
+    for read in (load, variants.load):
+        with pytest.raises(ValueError, match="env_options"):
+            read([*paths, other])
 
 
 def test_the_command(runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

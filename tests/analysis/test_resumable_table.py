@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
+import random
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from analysis.resumable_table import ResumableTable, read_rows
+from tests.faults import KINDS, Disk, KilledError
 
 
 @dataclass(frozen=True)
@@ -102,3 +107,59 @@ def test_surplus_cells_are_refused(tmp_path: Path) -> None:
     path.write_text("# settings {}\nseed,name,good,value\n1,x,True,1,9\n")
     with pytest.raises(ValueError, match="5 cells under 4 columns"):
         read_rows(path, Row)
+
+
+def filled(path: Path, acknowledged: list[Row] | None = None) -> None:
+    """Opened twice, as by two commits, until all rows are in."""
+    for commit, until in (("a", 2), ("b", 3)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                "analysis.resumable_table.provenance", lambda _, commit=commit: {"commit": commit, "dirty": False}
+            )
+            table = ResumableTable(path, Row, {"k": 1})
+        for row in ROWS[len(table.rows) : until]:
+            table.add(row)
+            if acknowledged is not None:
+                acknowledged.append(row)
+        table.close()
+
+
+def check_fault(folder: Path, kind: str, at: int | None, *, lacking: bool) -> int:
+    """No row that was added is lost, and the table goes on; how many events there were."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    path, acknowledged = folder / "t.csv", list[Row]()
+    disk = Disk(folder, at, kind, lacking=lacking)
+    with disk.failing(), contextlib.suppress(KilledError, OSError):
+        filled(path, acknowledged)
+    gc.collect()
+    where = f"{kind} at event {at} of {disk.events}"
+    if acknowledged:
+        assert read_rows(path, Row)[: len(acknowledged)] == acknowledged, where
+    with Disk(folder, None, "none", lacking=lacking).failing():
+        filled(path)
+    assert read_rows(path, Row) == ROWS, where
+    text = path.read_text()
+    assert text.splitlines()[0] == '# settings {"k": 1}', where
+    assert text.count("seed,name") == 1, where
+    return len(disk.events)
+
+
+def table_faults(folder: Path) -> list[tuple[str, int, bool]]:
+    cases = []
+    for lacking in (False, True):
+        events = check_fault(folder, "none", None, lacking=lacking)
+        assert events > 15
+        cases += [(kind, at, lacking) for kind in KINDS for at in range(events)]
+    return cases
+
+
+def test_no_event_costs_a_row_or_the_table(tmp_path: Path) -> None:
+    for kind, at, lacking in random.Random(0).sample(table_faults(tmp_path / "x"), 20):
+        check_fault(tmp_path / "x", kind, at, lacking=lacking)
+
+
+@pytest.mark.slow
+def test_every_event_of_a_table(tmp_path: Path) -> None:
+    for kind, at, lacking in table_faults(tmp_path / "x"):
+        check_fault(tmp_path / "x", kind, at, lacking=lacking)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +14,9 @@ from typing import Any
 import pytest
 import torch
 
+from m3po import run_directory
 from m3po.config import Config
-from m3po.run_directory import RunDirectory
+from m3po.run_directory import RunDirectory, commit_of, provenance
 
 STATE: dict[str, Any] = {
     "steps": 3,
@@ -331,3 +333,180 @@ def test_rows_missing_before_the_checkpoint_are_found(run: RunDirectory) -> None
         run.drop_metrics_after(3)
     run.drop_metrics_after(-1)
     assert run.metrics() == []
+
+
+@pytest.fixture
+def complete(run: RunDirectory) -> Path:
+    run.append_metrics(ROW | {"step": run.config.total_steps})
+    run.mark_complete()
+    run.release()
+    return run.path
+
+
+def edited(path: Path, change: str) -> None:
+    file = path / "metrics.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    if change == "missing":
+        file.unlink()
+    elif change == "edited":
+        file.write_text(lines[0].replace("1.5", "2.5") + lines[1])
+    else:
+        kept = {
+            "cut": lines[:1],
+            "cut in a line": [lines[0], lines[1][:-9]],
+            "first cut": lines[1:],
+            "longer": lines * 2,
+        }
+        file.write_text("".join(kept[change]))
+
+
+CHANGES = ("missing", "cut", "cut in a line", "first cut", "edited", "longer")
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_complete_run_whose_metrics_were_changed_is_refused(change: str, complete: Path) -> None:
+    known = RunDirectory.read(complete)
+    edited(complete, change)
+    for read in (known.metrics, lambda: RunDirectory.read(complete), lambda: RunDirectory.resume(known.config)):
+        with pytest.raises(ValueError, match=str(complete)):
+            read()
+
+
+@pytest.mark.parametrize("content", ["", "{}", "{", "yes", "[1]", '{"rows": 2}', "\x00"])
+def test_a_damaged_end_is_named(content: str, complete: Path) -> None:
+    (complete / "COMPLETE").write_text(content)
+    with pytest.raises(ValueError, match=rf"{complete}/COMPLETE is damaged"):
+        RunDirectory.read(complete)
+
+
+def test_a_complete_run_of_before_there_were_checksums_is_read_when_it_reaches_its_last_step(complete: Path) -> None:
+    (complete / "COMPLETE").write_text("2026-11-20T08:15:00+00:00\n")
+    assert len(RunDirectory.read(complete).metrics()) == 2
+    edited(complete, "cut")
+    with pytest.raises(ValueError, match="is not what the run ended with"):
+        RunDirectory.read(complete)
+
+
+def test_a_complete_run_is_resumed_by_changing_nothing(complete: Path) -> None:
+    before = {name: (complete / name).stat().st_mtime_ns for name in tree(complete)}, tree(complete)
+    resumed = RunDirectory.resume(config(complete, seed=5, resume=True))
+    assert resumed.complete
+    resumed.release()
+    assert ({name: (complete / name).stat().st_mtime_ns for name in tree(complete)}, tree(complete)) == before
+
+
+@pytest.mark.parametrize("left", [[], ["lock"], ["lock", "provenance.json"], ["lock", "config.json.ab.partial"]])
+@pytest.mark.parametrize("command", [RunDirectory.create, RunDirectory.resume])
+def test_a_run_that_was_killed_before_it_had_settings_begins(left: list[str], command: Any, tmp_path: Path) -> None:
+    for name in left:
+        (tmp_path / name).write_text("")
+    begun = command(config(tmp_path, seed=5))
+    assert RunDirectory.read(tmp_path).config == begun.config
+    assert not list(tmp_path.glob("*.partial"))
+    assert len(begun.provenance()) == 1
+
+
+@pytest.mark.parametrize(
+    "left", [["provenance.json"], ["a.partial"], ["lock", "metrics.jsonl"], ["lock", "checkpoint.pt"]]
+)
+def test_what_no_killed_run_leaves_is_not_taken_for_one(left: list[str], tmp_path: Path) -> None:
+    for name in left:
+        (tmp_path / name).write_text("mine")
+    for command in (RunDirectory.create, RunDirectory.resume):
+        with pytest.raises(ValueError, match=str(tmp_path)):
+            command(config(tmp_path))
+    assert tree(tmp_path) == dict.fromkeys(left, b"mine")
+
+
+@pytest.mark.parametrize("made_again", [False, True])
+def test_a_directory_that_is_removed_under_a_training_ends_it(made_again: bool, run: RunDirectory) -> None:
+    shutil.rmtree(run.path)
+    if made_again:
+        run.path.mkdir()
+    for act in (run.mark_complete, lambda: run.append_metrics(ROW), lambda: run.save_checkpoint(STATE)):
+        with pytest.raises(OSError, match="was removed or replaced"):
+            act()
+    assert not run.path.exists() or not list(run.path.iterdir())
+
+
+def test_metrics_that_another_hand_changed_end_the_training(run: RunDirectory) -> None:
+    file = run.path / "metrics.jsonl"
+    content = file.read_text()
+    for changed in (content[:-5], content * 2):
+        file.write_text(changed)
+        for act in (run.mark_complete, lambda: run.append_metrics(ROW)):
+            with pytest.raises(ValueError, match="was changed while the run was under way"):
+                act()
+    file.unlink()
+    with pytest.raises(ValueError, match="was changed while the run was under way"):
+        run.append_metrics(ROW)
+
+
+def test_a_full_disk_costs_the_events_and_not_the_run(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("m3po.event_log.write_whole", full)
+    for step in (6, 9):
+        run.append_metrics(ROW | {"step": step})
+    assert [row["step"] for row in run.metrics()] == [3, 6, 9]
+    assert capsys.readouterr().err.count("no more TensorBoard events") == 1
+
+
+def test_events_are_the_numbers_of_the_metrics(run: RunDirectory) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run.append_metrics(ROW | {"step": 6, "return": 2.5})
+    shown = EventAccumulator(str(run.path)).Reload()
+    assert shown.Tags()["scalars"] == ["return"]
+    assert [(point.step, point.value) for point in shown.Scalars("return")] == [(3, 1.5), (6, 2.5)]
+
+
+def test_the_commit_is_that_of_this_code_and_of_no_repository_around_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = provenance([])["commit"]
+    git = ["git", "-c", "user.email=a@b", "-c", "user.name=n"]
+    for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "theirs"]):
+        subprocess.run([*git, *words], cwd=tmp_path, check=True)
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / ".git"))  # as in a hook
+    assert provenance([])["commit"] == ours
+    monkeypatch.delenv("GIT_DIR")
+    (tmp_path / "site" / "m3po").mkdir(parents=True)
+    monkeypatch.setattr("m3po.run_directory.ROOT", tmp_path / "site")
+    assert provenance([])["commit"] is None
+    assert provenance([])["dirty"] is None
+
+
+class Wheel:
+    version = "1.2.3"
+
+    def __init__(self, root: Path, origin: str | None) -> None:
+        self.root, self.origin = root, origin
+
+    def locate_file(self, name: str) -> Path:
+        return self.root / name
+
+    def read_text(self, name: str) -> str | None:
+        return self.origin if name == "direct_url.json" else None
+
+
+def test_an_installed_package_is_known_by_its_version_or_by_what_pip_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = run_directory.ROOT
+    monkeypatch.setattr(run_directory, "ROOT", tmp_path)
+    noted = json.dumps({"vcs_info": {"commit_id": "abc"}})
+    for where, origin, commit in ((root, None, "version-1.2.3"), (root, noted, "abc"), (tmp_path, noted, "unknown")):
+        wheel = Wheel(where, origin)
+        monkeypatch.setattr("importlib.metadata.distributions", lambda wheel=wheel, **_: [wheel])
+        assert commit_of(provenance([])) == commit
+
+
+def test_options_of_the_environment_are_compared_by_their_meaning(tmp_path: Path) -> None:
+    first = RunDirectory.create(config(tmp_path / "run", env_options='{"observe_reward":true, "dim": 1}'))
+    same, other = '{"dim": 1,  "observe_reward": true}', '{"observe_reward": 1, "dim": 1}'
+    assert first.difference(config(tmp_path / "run", env_options=same)) is None
+    assert first.difference(config(tmp_path / "run", env_options=other)) is not None

@@ -152,6 +152,8 @@ MISTAKES = {
     "seeds = [-1]": "SwitchingPointMass/m3po/seed--1: --seed must be >= 0, got -1",
     "seeds = [0]\nrollout_lenght = 3": "top level: unknown setting rollout_lenght, did you mean rollout_length?",
     "seeds = [0]\nvariant = 3": "top level: unknown setting variant, did you mean variants?",
+    "seeds = [0]\n[[environments]]\nname = 'sweep_id'": "the name 'sweep_id' is that of a file of the sweep itself",
+    "seeds = [0]\n[[environments]]\nname = 'Sweep_ID.0'": "the name 'Sweep_ID.0' is that of a file of the sweep itself",
     "seeds = [0]\nrun_dir = 'x'": "top level: run_dir cannot be set here: the sweep names the run directories",
     "seeds = [0]\nresume = true": "resume cannot be set here: the sweep resumes what is unfinished",
     "seeds = [0]\nseed = 1": "seed cannot be set here: write seeds = [...] at the top",

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 
+from m3po import train as train_module
 from m3po.config import Config
 from m3po.run_directory import RunDirectory
 from m3po.sac import SoftActorCritic
@@ -747,3 +748,39 @@ def test_rollouts_in_the_model_end_where_the_environment_says(tmp_path):
     assert 0 < ended.sum() < 200
     counts = [len(each.reward) for each in seen]
     assert counts[1] == counts[0] - (1 - seen[0].not_terminal).sum()
+
+
+def test_a_terminal_that_is_closed_or_full_does_not_end_a_training(finished: RunDirectory, tmp_path: Path) -> None:
+    """In real processes: stderr and stdout closed, full, and read by nobody."""
+    read_end, nobody = os.pipe()
+    os.close(read_end)
+    with Path("/dev/full").open("w") as full:
+        for name, stream in (("closed", None), ("full", full), ("broken", nobody)):
+            close = ["sh", "-c", 'exec "$@" >&- 2>&-', "sh"] if stream is None else []
+            command = [*close, sys.executable, "-m", "m3po.train", *flags(tmp_path / name)]
+            done = subprocess.run(command, stdout=stream, stderr=stream, check=False, timeout=600)
+            assert done.returncode == 0, name
+            assert_same_runs(RunDirectory.read(tmp_path / name), finished)
+    os.close(nobody)
+
+
+def test_from_previous_goes_with_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--from-previous goes with --resume" in failure([*flags(tmp_path / "run"), "--from-previous"], capsys)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_environment_that_goes_elsewhere_takes_no_run_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = train_module.make_environment
+    (tmp_path / "here").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+
+    def moving(*words: Any, **options: Any) -> Any:
+        os.chdir(tmp_path / "elsewhere")
+        return make(*words, **options)
+
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr(train_module, "make_environment", moving)
+    run = train(tiny(Path("run"), total_steps=60, initial_random_steps=60))
+    assert run.path == tmp_path / "here" / "run"
+    assert run.complete
+    assert not list((tmp_path / "elsewhere").iterdir())

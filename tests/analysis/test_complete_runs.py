@@ -1,0 +1,41 @@
+"""A run that is marked complete and is not whole is refused, by name, by everything that reads runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from analysis import comparison, evaluation, learning_curves, render, report, variants
+from analysis.check_guarantee import CheckConfig, check
+from analysis.demo import DemoConfig, trained
+from m3po.config import Config
+from m3po.sweep_worker import standing
+from tests.analysis.runs import recorded
+
+READERS: dict[str, Callable[[Path], Any]] = {
+    "learning_curves": lambda path: learning_curves.load([path]),
+    "variants": lambda path: variants.load([path]),
+    "comparison": lambda path: comparison.load([path]),
+    "check_guarantee": lambda path: check(CheckConfig(run_dir=path)),
+    "report": lambda path: report.main(report.ReportConfig(run_dir=path)),
+    "demo": lambda path: trained(DemoConfig(out=path.parent, total_steps=1000)),
+    "evaluation": lambda path: evaluation.main(evaluation.EvaluationConfig(run_dirs=(path,))),
+    "sweep": lambda path: standing(Config(run_dir=path, total_steps=1000, width=8)),
+    "render": lambda path: render.main(render.RenderConfig(run_dir=path)),
+}
+
+
+@pytest.mark.parametrize("cut", [True, False])
+@pytest.mark.parametrize("reader", READERS)
+def test_every_reader_refuses_it(reader: str, cut: bool, tmp_path: Path) -> None:
+    path = recorded(tmp_path / "run", [1.0, 2.0, 3.0], errors=True)
+    metrics = path / "metrics.jsonl"
+    if cut:
+        metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[:-1]))
+    else:
+        metrics.unlink()
+    with pytest.raises(ValueError, match=str(path)):
+        READERS[reader](path)
