@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -39,7 +40,7 @@ TIMES = 12
 REWARD_LOW, REWARD_HIGH = -0.5, 1.0
 REWARD_SPAN = REWARD_HIGH - REWARD_LOW
 METHODS: dict[str, Method] = {
-    "Hoeffding": hoeffding, "empirical Bernstein": empirical_bernstein, "betting": betting,
+    "Hoeffding": hoeffding, "empirical Bernstein": empirical_bernstein, "betting": partial(betting, order=None),
     "Clopper-Pearson": clopper_pearson,
 }  # fmt: skip
 SIDES: tuple[Sides, ...] = ("two", "upper", "lower")
@@ -180,6 +181,7 @@ def evidence_of(
         model_returns=model_returns(instance, real, rollout_length, rng), reward_low=REWARD_LOW,
         reward_high=REWARD_HIGH, discount=DISCOUNT, rollout_length=rollout_length,
         log_data_policy=None if own_data else real.log_data_policy, log_policy=None if own_data else real.log_policy,
+        absorbing=True,
     )  # fmt: skip
 
 

@@ -7,10 +7,11 @@ rollouts in it. docs/certify.md says how to fill the arrays and works an example
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-import zipfile
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,129 +19,18 @@ import numpy as np
 import tyro
 from numpy.typing import ArrayLike, NDArray
 
+from analysis.evidence import Evidence, honesty_of, load, refuse_dishonest
 from bounds import Certificate, certificate, linear_weights
+from bounds.certificate import Tail
 from bounds.confidence import Interval, betting, simultaneous
 from bounds.divergence import one_sample_tv
 from m3po.command_line import json_of, run
-from m3po.flag_checks import Confidence, check_fields
+from m3po.flag_checks import Confidence, Count, check_fields
 
 Array = NDArray[np.float64]
 Verdict = Literal["certified", "violated", "not certifiable"]
 # A lower bound that keeps less than this share of the range of returns guarantees nothing worth the name.
 LEAST_SHARE = 0.01
-
-
-@dataclass(frozen=True, eq=False)
-class Evidence:
-    """N episodes of the data policy in the real environment, and returns of rollouts in the model.
-
-    Rows are episodes, independent of each other and of what trained the model; columns are the times 0 .. H - 1. An
-    episode that ended early has ``valid`` False from its end on.
-
-    Attributes:
-        log_density: [N, H] log p(o_{t+1} | h_t, a_t) of the *environment* at what happened, in nats. Given the true
-            hidden task it certifies too (it then bounds the error from above). None where it is unknown.
-        log_model_density: [N, H] log p_theta(o_{t+1} | h_t, a_t) of the model at the same points; of an ensemble, that
-            of its mixture.
-        model_returns: [M] discounted returns over H steps of the policy in the model, one per independent rollout. With
-            M = N both are bounded together, which is sharper; row n must then be made from episode n of the data (as
-            branched returns are), or from none of them.
-        reward_low, reward_high: the expected reward lies between them whatever happens.
-        discount: gamma in [0, 1).
-        rollout_length: k when the returns are branched (model steps averaged over 1 .. k); None when they are full
-            rollouts from the start.
-        log_data_policy, log_policy: [N, H] log densities of the data's actions under the policy that took them and
-            under the policy that is to be certified. Both None: it is the same policy.
-        rewards, predicted_rewards: [N, H] what was paid and what the model predicts there, clipped to the range. Both
-            None: the model's returns were paid by the environment's own reward function.
-        true_returns: [K] discounted returns over H steps of the policy in the real environment, to hold the guarantee
-            against; not needed for it.
-        valid: [N, H] booleans; all True when None.
-        absorbing: whether nothing is paid after H steps (an episode that ends). Else the rest is bounded by its worst.
-
-    Raises:
-        ValueError: naming the array or number that does not fit.
-    """
-
-    log_density: Array | None
-    log_model_density: Array | None
-    model_returns: Array
-    reward_low: float
-    reward_high: float
-    discount: float
-    rollout_length: int | None = 1
-    log_data_policy: Array | None = None
-    log_policy: Array | None = None
-    rewards: Array | None = None
-    predicted_rewards: Array | None = None
-    true_returns: Array | None = None
-    valid: NDArray[np.bool_] | None = None
-    absorbing: bool = True
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.discount < 1:
-            raise ValueError(f"discount must be in [0, 1), got {self.discount}")
-        if not (np.isfinite([self.reward_low, self.reward_high]).all() and self.reward_low < self.reward_high):
-            raise ValueError(f"reward_low must be < reward_high, got {self.reward_low} and {self.reward_high}")
-        if self.rollout_length is not None and self.rollout_length < 1:
-            raise ValueError(f"rollout_length must be >= 1 or None, got {self.rollout_length}")
-        for first, second in (("log_data_policy", "log_policy"), ("rewards", "predicted_rewards")):
-            if (getattr(self, first) is None) != (getattr(self, second) is None):
-                raise ValueError(f"{first} and {second} go together: give both or neither")
-        shape: tuple[int, ...] | None = None
-        for name in PER_STEP:
-            values = getattr(self, name)
-            if values is None:
-                continue
-            if values.ndim != 2 or 0 in values.shape:
-                raise ValueError(f"{name} must have two axes, episodes and times, got shape {values.shape}")
-            shape = values.shape if shape is None else shape
-            if values.shape != shape:
-                raise ValueError(f"{name} must have shape {shape} like the others, got {values.shape}")
-        for name in ("model_returns", "true_returns"):
-            values = getattr(self, name)
-            if values is None:
-                continue
-            if values.ndim != 1 or len(values) < 2:
-                raise ValueError(f"{name} must be a list of at least 2 returns, got shape {values.shape}")
-            low, high = (bound * self.horizon_weight for bound in (self.reward_low, self.reward_high))
-            slack = 1e-6 * (high - low)
-            if not ((values >= low - slack) & (values <= high + slack)).all():
-                odd = values[~((values >= low - slack) & (values <= high + slack))][0]
-                raise ValueError(f"{name} must lie in [{low:g}, {high:g}], which the reward range allows, got {odd}")
-        if self.valid is not None and not self.valid.all() and not self.reward_low <= 0 <= self.reward_high:
-            raise ValueError(
-                "an ended episode is paid 0, so the reward range must include 0 where some episodes end early, "
-                f"got [{self.reward_low:g}, {self.reward_high:g}]"
-            )
-        for name in ("rewards", "predicted_rewards"):
-            values = getattr(self, name)
-            if values is not None and not self._within(values[self._mask(values)]):
-                raise ValueError(f"{name} must lie in the reward range [{self.reward_low:g}, {self.reward_high:g}]")
-
-    def _within(self, values: Array) -> bool:
-        return bool(((values >= self.reward_low) & (values <= self.reward_high)).all())
-
-    def _mask(self, like: Array) -> NDArray[np.bool_]:
-        return np.ones(like.shape, dtype=bool) if self.valid is None else self.valid
-
-    @property
-    def horizon(self) -> int:
-        """H, the number of times."""
-        values = next((getattr(self, name) for name in PER_STEP if getattr(self, name) is not None), None)
-        if values is None:
-            raise ValueError("at least one array with episodes and times is needed")
-        return int(values.shape[1])
-
-    @property
-    def horizon_weight(self) -> float:
-        """sum_{t<H} gamma^t."""
-        return float(np.power(self.discount, np.arange(self.horizon)).sum())
-
-
-PER_STEP = (
-    "log_density", "log_model_density", "log_data_policy", "log_policy", "rewards", "predicted_rewards", "valid",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,7 +50,7 @@ class Samples:
         """
         assert evidence.log_density is not None
         assert evidence.log_model_density is not None
-        mask = evidence._mask(evidence.log_density)
+        mask = evidence.happened
 
         def total_variation(log_p: Array, log_q: Array) -> Array:
             return np.where(mask, one_sample_tv(np.where(mask, log_p, 0.0), np.where(mask, log_q, 0.0)), 0.0)
@@ -216,7 +106,7 @@ def summed_discrepancies(evidence: Evidence, samples: Samples) -> tuple[Array, f
         samples.reward_error,
         discount=evidence.discount,
         reward_range=evidence.reward_high - evidence.reward_low,
-        rollout_length=evidence.rollout_length,
+        rollout_length=evidence.model_steps,
     )
 
 
@@ -269,6 +159,20 @@ def lower_bound_by_profiles(evidence: Evidence, samples: Samples, confidence: fl
     return returns_lower(evidence, evidence.model_returns, each) - found.value
 
 
+SUMS, PROFILES = "sums per episode", "profiles over time"
+METHODS = {SUMS: lower_bound_by_sums, PROFILES: lower_bound_by_profiles}
+
+
+def best_lower_bound(
+    evidence: Evidence, samples: Samples, confidence: float, methods: Sequence[str] = (SUMS, PROFILES)
+) -> tuple[str, float]:
+    """The method that gives the larger lower bound of J over H steps, and that; both hold together."""
+    half = 1 - (1 - confidence) / 2
+    bounds = {name: METHODS[name](evidence, samples, half) for name in methods}
+    method = max(bounds, key=lambda name: bounds[name])
+    return method, bounds[method]
+
+
 def certificate_of(
     evidence: Evidence, model_error: ArrayLike, policy_divergence: ArrayLike, reward_error: ArrayLike | None
 ) -> Certificate:
@@ -278,10 +182,21 @@ def certificate_of(
         policy_divergence,
         discount=evidence.discount,
         reward_range=evidence.reward_high - evidence.reward_low,
-        rollout_length=evidence.rollout_length,
+        rollout_length=evidence.model_steps,
         reward_error_profile=reward_error,
         tail="absorbing",
     )
+
+
+def estimated_parts(evidence: Evidence, samples: Samples) -> dict[str, float]:
+    """Policy, model and reward part of Theorem 4 at the means of the samples, in units of return."""
+    found = certificate_of(
+        evidence,
+        samples.model_error.mean(axis=0),
+        samples.policy_divergence.mean(axis=0),
+        None if samples.reward_error is None else samples.reward_error.mean(axis=0),
+    )
+    return {"policy": found.policy_part, "model": found.model_part, "reward": found.reward_part}
 
 
 @dataclass(frozen=True)
@@ -294,6 +209,9 @@ class Report:
             the reason.
         reason: one sentence.
         confidence: of the lower bound; a measured true return has another 1 - confidence of error probability.
+        candidates: how many certificates made from the same evidence hold together with that confidence.
+        tail: what the lower bound speaks of. absorbing: the return of the H steps, which is all there is. worst: the
+            return of all time, with the least reward from H on.
         lower_bound: on the true return; None where nothing can be said.
         method: which of the two estimates gave it.
         model_return: mean of the model's returns over H steps, what the model promises.
@@ -301,11 +219,15 @@ class Report:
         discrepancy: at the estimated errors: policy, model, reward and tail part.
         true_return: estimate, lower, upper, where it was measured.
         episodes, horizon: N and H.
+        episodes_needed: about how many episodes like these would be certified, where only their number is lacking.
+        honesty: log capital of the e-test of each pair of densities (``bounds.honesty``); it refutes from 7.6 on.
     """
 
     verdict: Verdict
     reason: str
     confidence: float
+    candidates: int
+    tail: Tail
     lower_bound: float | None
     method: str | None
     model_return: float
@@ -314,60 +236,62 @@ class Report:
     true_return: dict[str, float] | None
     episodes: int
     horizon: int
+    episodes_needed: int | None = None
+    honesty: dict[str, float] = field(default_factory=dict)
 
 
-def certify(evidence: Evidence, confidence: float = 0.95) -> Report:
+def certify(evidence: Evidence, confidence: float = 0.95, candidates: int = 1) -> Report:
     """Bound the true return from below, J >= lower_bound with probability >= ``confidence``, or say why not.
 
     Two estimates of Theorem 4 share the error probability, and the better one is taken: weighted sums per episode (one
     interval, no caps) and profiles over time (an interval at every time, with caps).
 
+    Args:
+        candidates: how many models, checkpoints, rollout lengths or discounts are certified with the same episodes, of
+            which the best is then chosen, >= 1: each gets that share of the error probability.
+
     Raises:
-        ValueError: when ``confidence`` is not in (0, 1).
+        ValueError: when ``confidence`` is not in (0, 1) or ``candidates`` not >= 1; and when the evidence cannot be
+            honest (``bounds.honesty``), at level ``analysis.evidence.HONESTY_LEVEL``.
     """
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must be in (0, 1), got {confidence}")
+    check_sharing(confidence, candidates)
+    shared = 1 - (1 - confidence) / candidates
     tail = 0.0 if evidence.absorbing else evidence.discount**evidence.horizon / (1 - evidence.discount)
     trivial = evidence.reward_low * (evidence.horizon_weight + tail)
     span = (evidence.reward_high - evidence.reward_low) * (evidence.horizon_weight + tail)
+    tests = honesty_of(evidence)
+    refuse_dishonest(tests)
     common: dict[str, Any] = {
-        "confidence": confidence, "model_return": float(evidence.model_returns.mean()), "trivial": trivial,
-        "horizon": evidence.horizon,
+        "confidence": confidence, "candidates": candidates, "tail": "absorbing" if evidence.absorbing else "worst",
+        "model_return": float(evidence.model_returns.mean()), "trivial": trivial, "episodes": evidence.episodes,
+        "horizon": evidence.horizon, "honesty": {name: test.log_capital for name, test in tests.items()},
     }  # fmt: skip
     true_return = None
     if evidence.true_returns is not None:
-        interval = _returns_interval(evidence, evidence.true_returns, confidence, "two")
+        interval = _returns_interval(evidence, evidence.true_returns, shared, "two")
         true_return = {name: float(getattr(interval, name)) for name in ("estimate", "lower", "upper")}
     why = not_certifiable(evidence)
     if why is not None:
-        episodes = 0 if evidence.log_model_density is None else len(evidence.log_model_density)
         return Report("not certifiable", why, lower_bound=None, method=None, discrepancy={}, true_return=true_return,
-                      episodes=episodes, **common)  # fmt: skip
+                      **common)  # fmt: skip
 
     samples = Samples.of(evidence)
-    half = 1 - (1 - confidence) / 2
-    candidates = {
-        "sums per episode": lower_bound_by_sums(evidence, samples, half),
-        "profiles over time": lower_bound_by_profiles(evidence, samples, half),
-    }
-    method = max(candidates, key=lambda name: candidates[name])
-    lower_bound = candidates[method] + evidence.reward_low * tail
-    estimated = certificate_of(
-        evidence,
-        samples.model_error.mean(axis=0),
-        samples.policy_divergence.mean(axis=0),
-        None if samples.reward_error is None else samples.reward_error.mean(axis=0),
-    )
-    discrepancy = {
-        "policy": estimated.policy_part, "model": estimated.model_part, "reward": estimated.reward_part,
-        "tail": (evidence.reward_high - evidence.reward_low) * tail,
-    }  # fmt: skip
+    method, found = best_lower_bound(evidence, samples, shared)
+    lower_bound = found + evidence.reward_low * tail
+    discrepancy = estimated_parts(evidence, samples) | {"tail": (evidence.reward_high - evidence.reward_low) * tail}
     verdict: Verdict = "certified"
-    reason = f"with confidence {confidence:g} the true return is at least {lower_bound:.4g}"
+    reason = f"with confidence {confidence:g} the true return is at least {lower_bound:.4g}" + (
+        f" (over {evidence.horizon} steps, with nothing after them)"
+        if evidence.absorbing
+        else f" (over all time, with the least reward after {evidence.horizon} steps)"
+    )
+    needed = None
     if lower_bound < trivial + LEAST_SHARE * span:
         verdict = "not certifiable"
-        reason = f"the bound {lower_bound:.4g} says nothing beyond the least possible return {trivial:.4g}: " + blame(
-            discrepancy, len(samples.model_error)
+        lacking = what_is_lacking(evidence, samples, shared, tail)
+        needed = lacking.episodes
+        reason = (
+            f"the bound {lower_bound:.4g} says nothing beyond the least possible return {trivial:.4g}: {lacking.reason}"
         )
     elif true_return is not None and not evidence.absorbing:
         reason += "; the measured true return covers the first steps only and is not held against it"
@@ -378,65 +302,149 @@ def certify(evidence: Evidence, confidence: float = 0.95) -> Report:
             f"{lower_bound:.4g}: a density, a reward or a return in the evidence is not what it claims to be"
         )
     return Report(verdict, reason, lower_bound=lower_bound, method=method, discrepancy=discrepancy,
-                  true_return=true_return, episodes=len(samples.model_error), **common)  # fmt: skip
+                  true_return=true_return, episodes_needed=needed, **common)  # fmt: skip
+
+
+def check_sharing(confidence: float, candidates: int) -> None:
+    """Raises:
+    ValueError: when ``confidence`` is not in (0, 1) or ``candidates`` not a whole number >= 1.
+    """
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be in (0, 1), got {confidence}")
+    if isinstance(candidates, bool) or int(candidates) != candidates or candidates < 1:
+        raise ValueError(f"candidates must be a whole number >= 1, got {candidates}")
 
 
 def not_certifiable(evidence: Evidence) -> str | None:
-    """Why total variation cannot be measured at all, or None."""
+    """Why total variation cannot be measured at all, or what it would speak of is not said; or None."""
     if evidence.log_density is None:
         return "the environment's one-step density is unknown, so no total variation can be measured"
     if evidence.log_model_density is None:
         return "the model has no density at the real observations, so no total variation can be measured"
-    happened = evidence.log_density[evidence._mask(evidence.log_density)]
+    if evidence.rollout_length == "not said":
+        return "it is not said how the model's returns were made: rollout_length must be k or 'full'"
+    if not evidence.happened.all() and not evidence.termination_modelled:
+        return (
+            "some episodes end before the last step, and it is not said that the model has to predict that: both "
+            "densities and the model's rollouts must treat the end as part of the next observation, and "
+            "termination_modelled must be True"
+        )
+    happened = evidence.log_density[evidence.happened]
     if np.isposinf(happened).any():
         return "the environment is deterministic: its total variation to every density is 1"
     if not np.isfinite(happened).all():
-        return "log_density says that something that happened cannot happen: it is -inf or not a number"
+        return "log_density says that something that happened cannot happen: it is -inf"
     return None
 
 
-def blame(discrepancy: dict[str, float], episodes: int) -> str:
-    """What a vacuous certificate suffers from most."""
-    name, value = max(discrepancy.items(), key=lambda item: item[1])
-    cure = {
-        "policy": "collect data with the policy itself, or move it less between collections",
-        "model": "improve the model, or shorten its rollouts",
-        "reward": "improve the reward model, or pay the model's rollouts with the known reward",
-        "tail": "lengthen the episodes",
-    }[name]
-    return f"the {name} part alone is about {value:.3g} ({cure}; {episodes} episodes were measured)"
+# Why a bound says nothing
+
+# Beyond so many episodes or numbers the search for how many would do stops.
+MOST_EPISODES, MOST_NUMBERS = 200_000, 1_000_000
+CURES = {
+    "policy": "collect data with the policy itself, or move it less between collections",
+    "model": "improve the model, or shorten its rollouts",
+    "reward": "improve the reward model, or pay the model's rollouts with the known reward",
+    "tail": "lengthen the episodes",
+}
 
 
-def load(path: Path) -> Evidence:
-    """Read an .npz whose entries are named like the fields of ``Evidence`` (numbers as 0-d arrays).
+@dataclass(frozen=True)
+class Lacking:
+    """Why a bound says nothing, and how many episodes would change that; None where no number would."""
 
-    A ``rollout_length`` of 0 stands for None, full rollouts.
+    reason: str
+    episodes: int | None = None
 
-    Raises:
-        ValueError: when it cannot be read, an entry is unknown or missing, or the values do not fit.
+
+def what_is_lacking(evidence: Evidence, samples: Samples, confidence: float, tail: float) -> Lacking:
+    """What the certificate would need, computed: the bound that endless evidence like this would give, then the same
+    without each part of the discrepancy, or the number of episodes from which the present ones would do.
+
+    Args:
+        tail: sum of the weights of all times from H on.
     """
-    fields = {field.name: field for field in dataclasses.fields(Evidence)}
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            values: dict[str, Any] = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} cannot be read as .npz: {error}") from error
-    for name in values:
-        if name not in fields:
-            raise ValueError(f"{path} has an unknown entry {name!r}; known are {', '.join(fields)}")
-    for name in ("log_density", "log_model_density"):
-        values.setdefault(name, None)
-    for name, field in fields.items():
-        if name not in values and field.default is dataclasses.MISSING:
-            raise ValueError(f"{path} has no entry {name!r}")
-    for name, value in values.items():
-        if value is not None and value.ndim == 0:
-            values[name] = value.item()
-        elif value is not None:
-            values[name] = value.astype(bool if name == "valid" else np.float64)
-    if values.get("rollout_length") == 0:
-        values["rollout_length"] = None
-    return Evidence(**values)
+    weight, reward_range = evidence.horizon_weight, evidence.reward_high - evidence.reward_low
+    least = evidence.reward_low * weight + LEAST_SHARE * reward_range * (weight + tail)
+    found = with_endless_evidence(evidence, samples)
+    if found >= least:
+        return _episodes_lacking(evidence, samples, confidence, least, found)
+    promise = float(evidence.model_returns.mean())
+    if promise < least:
+        return Lacking(f"the model itself promises no more than {promise:.4g} over {evidence.horizon} steps")
+    parts = estimated_parts(evidence, samples)
+    without = {name: with_endless_evidence(evidence, samples, without=name) for name, size in parts.items() if size > 0}
+    largest = max(parts, key=lambda name: parts[name])
+    enough = [name for name, value in without.items() if value >= least]
+    if tail > 0 and found >= least - LEAST_SHARE * reward_range * tail:
+        largest, enough, parts = "tail", ["tail"], parts | {"tail": reward_range * tail}
+    elif enough:
+        largest = max(enough, key=lambda name: without[name])
+    reason = f"the {largest} part alone is about {parts[largest]:.3g} ({CURES[largest]}"
+    others = ", ".join(f"{name} {value:.3g}" for name, value in parts.items() if name != largest and value > 0)
+    if not enough:
+        reason += f"; that alone would not do, beside {others}" if others else "; that alone would not do"
+    return Lacking(reason + f"; {evidence.episodes} episodes were measured, and more like them would not help)")
+
+
+def with_endless_evidence(evidence: Evidence, samples: Samples, *, without: str | None = None) -> float:
+    """The lower bound on the return over H steps were the means of the samples exact, and one part of them zero."""
+    kept = Samples(
+        np.zeros_like(samples.model_error) if without == "model" else samples.model_error,
+        np.zeros_like(samples.policy_divergence) if without == "policy" else samples.policy_divergence,
+        np.zeros_like(samples.reward_error) if without == "reward" and samples.reward_error is not None
+        else samples.reward_error,
+    )  # fmt: skip
+    promise = float(evidence.model_returns.mean())
+    return promise - min(
+        float(summed_discrepancies(evidence, kept)[0].mean()), sum(estimated_parts(evidence, kept).values())
+    )
+
+
+def repeated(evidence: Evidence, samples: Samples, count: int) -> tuple[Evidence, Samples]:
+    """``count`` episodes that are the present ones over and over, with as many more returns of the model."""
+    rows = np.resize(np.arange(evidence.episodes), count)
+    many = copy.copy(evidence)  # not made anew, since evidence refuses repetition
+    returns = np.resize(evidence.model_returns, round(count * len(evidence.model_returns) / evidence.episodes))
+    object.__setattr__(many, "model_returns", returns)
+    return many, Samples(
+        samples.model_error[rows],
+        samples.policy_divergence[rows],
+        None if samples.reward_error is None else samples.reward_error[rows],
+    )
+
+
+def _episodes_lacking(evidence: Evidence, samples: Samples, confidence: float, least: float, endless: float) -> Lacking:
+    """How many episodes would do: the smallest number of which the present ones, over and over, give a bound."""
+    parts = estimated_parts(evidence, samples)
+    largest = max(parts, key=lambda name: parts[name])
+    limit = f"endless ones would give {endless:.4g} over {evidence.horizon} steps"
+    if parts[largest] > 0:
+        limit += f", since the {largest} part alone is about {parts[largest]:.3g}"
+    by_sums = float(evidence.model_returns.mean() - summed_discrepancies(evidence, samples)[0].mean()) >= least
+    most_profiles = MOST_NUMBERS // evidence.horizon
+    most = MOST_EPISODES if by_sums else most_profiles
+
+    def enough(count: int) -> bool:
+        methods = tuple(METHODS) if count <= most_profiles else (SUMS,)
+        return best_lower_bound(*repeated(evidence, samples, count), confidence, methods)[1] >= least
+
+    few, many = evidence.episodes, 2 * evidence.episodes
+    while not enough(many):
+        few, many = many, 2 * many
+        if few > most:
+            return Lacking(f"more than {few:,} episodes like these {evidence.episodes} would be needed; {limit}")
+    while many - few > max(1, many // 20):
+        middle = (few + many) // 2
+        few, many = (few, middle) if enough(middle) else (middle, many)
+    # Other episodes are not these: a tenth more, in two digits.
+    digits = 10 ** max(len(str(many)) - 2, 0)
+    needed = math.ceil(1.1 * many / digits) * digits
+    return Lacking(
+        f"{evidence.episodes} episodes are too few; about {needed:,} like these, with as many more returns of the "
+        f"model, would do; {limit}",
+        needed,
+    )
 
 
 @dataclass(frozen=True)
@@ -448,6 +456,9 @@ class CertifyConfig:
     """.npz file with the arrays of analysis.certify.Evidence."""
     confidence: Confidence = 0.95
     """Probability with which the lower bound holds, in (0, 1)."""
+    candidates: Count = 1
+    """How many models, checkpoints, rollout lengths or discounts you certify with the same episodes to choose the best,
+    >= 1: each certificate gets that share of the error probability."""
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print one JSON object instead of text."""
 
@@ -476,9 +487,9 @@ def text(report: Report) -> str:
 
 
 def main(config: CertifyConfig) -> int:
-    report = certify(load(config.evidence), config.confidence)
+    report = certify(load(config.evidence), config.confidence, config.candidates)
     print(json_of(dataclasses.asdict(report)) if config.as_json else text(report))
-    return 1 if report.verdict == "violated" else 0
+    return 0 if report.verdict == "certified" else 1
 
 
 def cli(arguments: Sequence[str] | None = None) -> None:

@@ -17,16 +17,19 @@ from tqdm import tqdm
 
 import bounds
 from analysis.certify import summed_errors
+from analysis.evidence import CAUSES, HONESTY_LEVEL, refuse_dishonest
 from analysis.surrogates import span, surrogates
 from analysis.surrogates import text as surrogates_text
 from bounds.confidence import Interval, betting
+from bounds.honesty import honesty
 from m3po.command_line import json_of, run
 from m3po.envs.protocol import CertifiableDynamics, FilteredDynamics
 from m3po.evaluate import Trajectories, run_episodes
-from m3po.flag_checks import Confidence, EpisodeCount, Seed, Steps, check_directory_of, check_fields
+from m3po.flag_checks import Confidence, Count, EpisodeCount, Seed, Steps, check_directory_of, check_fields
 from m3po.measure import (
     Array,
     EncodedTrajectories,
+    action_log_density,
     history_log_density,
     model_error_samples,
     model_log_density,
@@ -38,6 +41,7 @@ from m3po.measure import (
 )
 from m3po.policy import HistoryPolicy
 from m3po.run_directory import RunDirectory
+from m3po.seeds import Purpose, environment_seeds, torch_generator
 from m3po.train import Training
 
 if TYPE_CHECKING:
@@ -71,6 +75,9 @@ class CheckConfig:
     """Fresh episodes per policy, at least 2; they are the iid units of every interval."""
     confidence: Confidence = 0.95
     """All intervals of one data policy hold together with this probability, in (0, 1)."""
+    candidates: Count = 1
+    """How many checkpoints, runs or rollout lengths you check to take the best, >= 1: each gets that share of the error
+    probability."""
     rollout_length: Steps | None = None
     """k of the branched returns that are held against the bounds, >= 1; the run's own when not given. A policy trained
     with long rollouts may be certified with short ones, which lose less."""
@@ -170,7 +177,11 @@ def measure(
     length: int,
 ) -> Measured:
     """Error profiles [H] and model returns (branched ones with k = ``length``), each with confidence
-    1 - (1 - confidence)/STATEMENTS."""
+    1 - (1 - confidence)/STATEMENTS.
+
+    Raises:
+        ValueError: when the densities cannot be what they claim to be at what happened (``bounds.honesty``).
+    """
     each = 1 - (1 - confidence) / STATEMENTS
     model, config = training.model, training.config
     data = EncodedTrajectories.of(trajectories, config.history_length, training.device)
@@ -180,7 +191,13 @@ def measure(
         if isinstance(dynamics, FilteredDynamics)
         else task_log_density(dynamics, trajectories)
     )
-    errors = model_error_samples(log_density, model_log_density(model, data), trajectories.valid)
+    log_model_density = model_log_density(model, data)
+    claims = {"log_model_density": (log_density, log_model_density)}
+    if data_policy is not training.policy:
+        claims["log_policy"] = (action_log_density(data_policy, data), action_log_density(training.policy, data))
+    level = HONESTY_LEVEL / len(CAUSES)
+    refuse_dishonest({name: honesty(*pair, trajectories.valid, level=level) for name, pair in claims.items()})
+    errors = model_error_samples(log_density, log_model_density, trajectories.valid)
     divergence, sample_max = policy_divergence_samples(data_policy, training.policy, data, generator)
     reward_errors = reward_error_samples(model, data, low, high)
     returns: dict[tuple[str, bool], Interval] = {}
@@ -332,12 +349,13 @@ def check(config: CheckConfig) -> dict[str, Any]:
         "horizon": training.horizon,
         "episodes": config.episodes,
         "confidence": config.confidence,
+        "candidates": config.candidates,
         "seed": config.seed,
     }
     if training.steps == 0:
         raise ValueError(f"{config.run_dir} has not trained yet: its checkpoint is at step 0")
-    seeds = np.random.SeedSequence([config.seed, 2]).generate_state(3)
-    generator = torch.Generator().manual_seed(int(seeds[2]))
+    seeds = environment_seeds(Purpose.GUARANTEE, config.seed, count=2)
+    generator = torch_generator(Purpose.GUARANTEE, config.seed)
     policies: dict[DataPolicy, HistoryPolicy] = {"current": training.policy, "previous": training.data_policy}
     if not isinstance(dynamics, CertifiableDynamics):
         del policies["previous"]  # surrogates speak of the policy on its own data
@@ -350,7 +368,7 @@ def check(config: CheckConfig) -> dict[str, Any]:
             training.config.env_id,
             policy,
             config.episodes,
-            seed=int(seed),
+            seed=seed,
             generator=generator,
             options=training.options,
         )
@@ -359,7 +377,12 @@ def check(config: CheckConfig) -> dict[str, Any]:
     if not isinstance(dynamics, CertifiableDynamics):
         low, high = getattr(training.environment.unwrapped, "reward_range", None) or (-math.inf, math.inf)
         found = surrogates(
-            training, episodes["current"], generator, config.confidence, low=float(low), high=float(high)
+            training,
+            episodes["current"],
+            generator,
+            1 - (1 - config.confidence) / config.candidates,
+            low=float(low),
+            high=float(high),
         )
         progress.update()
         progress.close()
@@ -380,18 +403,25 @@ def check(config: CheckConfig) -> dict[str, Any]:
         * training.config.discount**training.horizon
         / (1 - training.config.discount),
     }
-    each = 1 - (1 - config.confidence) / STATEMENTS
+    shared = 1 - (1 - config.confidence) / config.candidates
+    each = 1 - (1 - shared) / STATEMENTS
     true_return = return_interval(returns, dynamics, training.config.discount, training.horizon, each)
     report["true_return"] = ends(true_return)
     report["data_policies"] = {}
     for name, policy in policies.items():
-        measured = measure(training, policy, episodes[name], dynamics, config.confidence, generator, length)
+        measured = measure(training, policy, episodes[name], dynamics, shared, generator, length)
         rows = checks_of(training, measured, true_return, policy is training.policy, length)
         report["data_policies"][name] = describe(measured, rows)
         progress.update()
     progress.close()
     first = report["data_policies"]["current"]["checks"][0]
-    return report | {"verdict": first["verdict"], "reason": f"certificate, branched: {first['reason']}"}
+    at_least, rest = guaranteed(report), training.config.discount**training.horizon / (1 - training.config.discount)
+    return report | {
+        "verdict": first["verdict"],
+        "reason": f"certificate, branched: {first['reason']}",
+        "guaranteed": at_least,
+        "guaranteed_should_it_go_on": None if at_least is None else at_least + low * rest,
+    }
 
 
 def describe(measured: Measured, rows: list[Check]) -> dict[str, Any]:
@@ -470,7 +500,8 @@ def promise(report: dict[str, Any]) -> dict[str, float]:
 
 
 def guaranteed(report: dict[str, Any]) -> float | None:
-    """What the true return is at least, with the report's confidence: lower end of the promise - certificate.
+    """What the true return over the steps of an episode is at least, with the report's confidence: lower end of the
+    promise - certificate.
 
     None where that says nothing: the certificate is vacuous, or any policy's return is at least that.
     """
@@ -488,8 +519,9 @@ def conclusion(report: dict[str, Any]) -> str:
     opening = "At these errors nothing is guaranteed about the real return"
     if at_least is not None:
         opening = (
-            f"The model promises {promised['estimate']:.2f}; with confidence {report['confidence']} the real return is "
-            f"at least {at_least:.2f} (certificate {row['discrepancy']:.2f}, {share:.0%} of the trivial discrepancy)"
+            f"The model promises {promised['estimate']:.2f}; with confidence {report['confidence']} the real return "
+            f"over {report['horizon']} steps is at least {at_least:.2f} (certificate {row['discrepancy']:.2f}, "
+            f"{share:.0%} of the trivial discrepancy)"
         )
     return f"{opening}; measured: {span(report['true_return'])}. Verdict: {report['verdict']}."
 

@@ -28,6 +28,7 @@ from m3po.evaluate import make_environment, run_episodes
 from m3po.flag_checks import EpisodeCount, Items, Seed, check_directory_of, check_fields
 from m3po.policy import Policy
 from m3po.run_directory import RunDirectory
+from m3po.seeds import Purpose, torch_generator
 from m3po.train import training_of
 from m3po.training_loop import TrainingLoop
 from m3po.types import Windows
@@ -123,7 +124,7 @@ def returns_of(
     policy: Policy, env_id: str, options: dict[str, Any], episodes: int, seed: int, *, sampled: bool = False
 ) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     """Undiscounted returns of the deterministic policy, or of the one that draws its actions, [N]."""
-    generator = torch.Generator(policy.device).manual_seed(seed + 1)
+    generator = torch_generator(Purpose.EVALUATION, seed, device=policy.device)
     return run_episodes(
         env_id, policy, episodes, seed=seed, generator=generator, deterministic=not sampled, options=options
     ).returns()

@@ -47,6 +47,7 @@ from m3po.model_training import train_model
 from m3po.policy import HistoryPolicy
 from m3po.replay_buffer import EnvironmentBuffer
 from m3po.run_directory import RunDirectory
+from m3po.seeds import Purpose, environment_seeds, torch_generator
 from m3po.train import Training, train
 
 Array = NDArray[np.float64]
@@ -223,9 +224,8 @@ def level_rows(
     """Measure one noise level with every sample size that is missing."""
     training = trained(config, f"{kind}-{level:g}", noise)
     dynamics = training.environment.unwrapped.dynamics  # type: ignore[attr-defined]
-    place = [config.seed, KINDS.index(kind), round(1e6 * level)]
-    seeds = [int(each) for each in np.random.SeedSequence([*place, 5]).generate_state(4)]
-    generator = torch.Generator().manual_seed(seeds[3])
+    stream = (Purpose.NOISE_LEVEL, config.seed, KINDS.index(kind), round(1e6 * level))
+    seeds, generator = environment_seeds(*stream, count=3), torch_generator(*stream)
     episodes = episodes_of(training, training.policy, config.episodes, seeds[0], generator)
     other = episodes_of(training, transferred, min(config.episodes, 50), seeds[1], generator).returns()
     own = mean_and_error(episodes.returns())
@@ -278,8 +278,8 @@ def measure_all(config: NoiseLevelConfig) -> tuple[list[Row], tuple[float, float
         if name not in ("out", "runs", "as_json", "scaled", "equal", "samples")  # a file may grow by these
     }
     noise_free = trained(config, "noise-free", 0.0)
-    seed = int(np.random.SeedSequence([config.seed, 6]).generate_state(1)[0])
-    episodes = episodes_of(noise_free, noise_free.policy, 50, seed, torch.Generator().manual_seed(seed))
+    seed = environment_seeds(Purpose.NOISE_FREE, config.seed, count=1)[0]
+    episodes = episodes_of(noise_free, noise_free.policy, 50, seed, torch_generator(Purpose.NOISE_FREE, config.seed))
     scales = episodes.observations[:, 1:].reshape(-1, episodes.observations.shape[-1]).std(axis=0)
     reference = mean_and_error(episodes.returns())
     table = ResumableTable(config.out, Row, settings)

@@ -160,8 +160,9 @@ def certificate_answer(check: dict[str, Any]) -> Answer:
             f"Yes, for at least {shown(at_least)} of the promised {shown(promised['estimate'])}",
         )
         sentences = [
-            f"{promise} With {sure} confidence the policy’s real return is <b>at least {shown(at_least)}</b>: "
-            f"certified from the model’s errors, which were measured on {check['episodes']} fresh real episodes.",
+            f"{promise} With {sure} confidence the policy’s real return over {check['horizon']} steps is "
+            f"<b>at least {shown(at_least)}</b>: certified from the model’s errors, which were measured on "
+            f"{check['episodes']} fresh real episodes.",
             f"Held against reality: {truth} ({between(measured)}), which is above {shown(at_least)}, as guaranteed.",
         ]
         if check["verdict"] != "holds":

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 import bounds
@@ -19,6 +18,7 @@ from analysis.surrogates import surrogates
 from m3po.config import Config
 from m3po.evaluate import run_episodes
 from m3po.run_directory import RunDirectory
+from m3po.seeds import Purpose, environment_seeds, torch_generator
 from m3po.train import Training
 
 Array = NDArray[np.float64]
@@ -79,13 +79,12 @@ def surrogates_of(directory: RunDirectory, check: dict[str, Any]) -> dict[str, A
     """The surrogates of a run that is certified too, on episodes of their own, as many as ``check`` had."""
     training = Training(dataclasses.replace(directory.config, device="cpu"))
     training.load_state(directory.load_checkpoint())
-    seeds = np.random.SeedSequence([check["seed"], 3]).generate_state(2)
-    generator = torch.Generator().manual_seed(int(seeds[1]))
+    generator = torch_generator(Purpose.SURROGATES, check["seed"])
     trajectories = run_episodes(
         training.config.env_id,
         training.policy,
         check["episodes"],
-        seed=int(seeds[0]),
+        seed=environment_seeds(Purpose.SURROGATES, check["seed"], count=1)[0],
         generator=generator,
         options=training.options,
     )

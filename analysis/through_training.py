@@ -44,6 +44,7 @@ from m3po.evaluate import Trajectories, run_episodes
 from m3po.flag_checks import Confidence, EpisodeCount, Items, NotNegative, Seed, Steps, check_directory_of, check_fields
 from m3po.model import EnsembleModel
 from m3po.policy import HistoryPolicy
+from m3po.seeds import Purpose, environment_seeds, torch_generator
 from m3po.train import Training
 
 # Always k = 1, the rollout length whose certificate loses least.
@@ -305,10 +306,10 @@ def fresh_episodes(
     training: Training, policy: HistoryPolicy, count: int, age: int
 ) -> tuple[Trajectories, torch.Generator]:
     """Episodes that nothing was trained on, and the generator to go on with. Neither touches the training's own."""
-    seeds = np.random.SeedSequence([training.config.seed, training.steps, age, 4]).generate_state(2)
-    generator = torch.Generator().manual_seed(int(seeds[1]))
+    stream = (Purpose.THROUGH_TRAINING, training.config.seed, training.steps, age)
+    generator, seed = torch_generator(*stream), environment_seeds(*stream, count=1)[0]
     episodes = run_episodes(
-        training.config.env_id, policy, count, seed=int(seeds[0]), generator=generator, options=training.options
+        training.config.env_id, policy, count, seed=seed, generator=generator, options=training.options
     )
     return episodes, generator
 

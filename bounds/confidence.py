@@ -152,7 +152,13 @@ def _betting_lower(unit: Array, delta: float) -> Array:
 
 
 def betting(
-    samples: ArrayLike, confidence: float = 0.95, *, sides: Sides = "two", low: float = 0.0, high: float = 1.0
+    samples: ArrayLike,
+    confidence: float = 0.95,
+    *,
+    sides: Sides = "two",
+    low: float = 0.0,
+    high: float = 1.0,
+    order: int | None = 0,
 ) -> Interval:
     """The hedged capital interval: all means m whose capital never reached 1/delta, on either side, within n draws.
 
@@ -160,16 +166,37 @@ def betting(
     1 + min(lambda_t, c/m) (x_t - m), c = 1/2, with the predictable plug-in bet
     lambda_t = sqrt(2 log(1/delta)/(n V_{t-1})), V the regularised running variance of the draws scaled to [0, 1].
     At the true mean that is a nonnegative martingale, so by Ville's inequality it reaches 1/delta with probability at
-    most delta. Usually the shortest interval here. It depends on the order of the draws; any order fixed in advance is
-    valid. Ends are rounded outwards by at most (high - low) 2^-48.
+    most delta. Usually the shortest interval here. Ends are rounded outwards by at most (high - low) 2^-48.
 
-    Args and raises: as `hoeffding`. Time O(n) per further entry: n = 300 with 100 entries takes about 0.04 s.
+    The bets go through the draws one after another, so the ends depend on their order. For iid draws every order that
+    does not depend on them is valid; but rows that were stacked by task or by policy are iid in no order as they stand,
+    and bets can end long before the last block: 150 draws of .05 and then 150 of .5 would give an upper end of .087 for
+    a mean of .275. So all entries are first put into one order that depends on n and ``order`` alone, in which such
+    blocks are mixed.
+
+    Args: as `hoeffding`, and
+        order: seed of the order, the same for all entries; None: as given and not refused, for simulated draws.
+
+    Raises:
+        ValueError: as `hoeffding`, and when a lower end exceeds its upper end: of iid draws that happens with
+            probability at most 1 - confidence (to 0.01% of fair coins at confidence 0.95, n = 300).
+
+    Time O(n) per further entry: n = 300 with 100 entries takes about 0.04 s.
 
     Source: Waudby-Smith & Ramdas 2023, Theorem 3 with the fixed-n bets of its section 4.
     """
     unit, delta = _unit_samples(samples, confidence, sides, low, high)
+    if order is not None:
+        unit = unit[np.random.default_rng(order).permutation(unit.shape[0])]
     lower = np.zeros(unit.shape[1:]) if sides == "upper" else _betting_lower(unit, delta)
     upper = np.ones(unit.shape[1:]) if sides == "lower" else 1 - _betting_lower(1 - unit, delta)
+    crossed = np.asarray(lower > upper)
+    if order is not None and crossed.any():
+        ends = [low + (high - low) * float(np.asarray(end)[crossed].flat[0]) for end in (lower, upper)]
+        raise ValueError(
+            f"the draws are not iid: their mean is at least {ends[0]:g} and at most {ends[1]:g}, each with the stated "
+            "confidence, so its lower end exceeds its upper end; shuffle the rows, or look for rows of several kinds"
+        )
     return _interval(unit.mean(0), lower, upper, confidence, sides, low, high, unit.shape[0])
 
 

@@ -7,6 +7,7 @@ and the N rows are the iid units that a confidence interval may count.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -94,6 +95,13 @@ def model_error_samples(log_density: Array, log_model_density: Array, valid: NDA
 
 
 @torch.no_grad()
+def action_log_density(policy: HistoryPolicy, data: EncodedTrajectories) -> Array:
+    """log pi(u_t | h_t) of the data's actions before tanh, in nats. Shape [N, H]."""
+    raw = to_tensor(data.trajectories.raw_actions.reshape(len(data.actions), -1), data.actions.device)
+    return data.per_step(gaussian_log_density(raw, *policy.network(data.features(policy.encoder))))
+
+
+@torch.no_grad()
 def policy_divergence_samples(
     data_policy: HistoryPolicy,
     policy: HistoryPolicy,
@@ -150,7 +158,8 @@ class ModelReturns:
     Attributes:
         learned_reward: [N], with r_theta: what the model promises.
         known_reward: [N], with the environment's own reward function on the model's histories, which is what the
-            paper's theorems speak of; None where the reward is not a known function of observation and action.
+            paper's theorems speak of; None where the reward is not a known function of observation and action. (One
+            that depends on the hidden task is not: a rollout of the model has no task.)
     """
 
     learned_reward: Array
@@ -215,9 +224,12 @@ def model_return_samples(
     return ModelReturns(learned.numpy(), known.numpy() if isinstance(dynamics, KnownReward) else None)
 
 
-def profile(samples: Array, confidence: float, high: float = 1.0) -> Interval:
-    """Means over episodes per time step, with betting intervals that hold for all steps at once. [N, H] -> [H]."""
-    return simultaneous(betting, samples, confidence, high=high)
+def profile(samples: Array, confidence: float, high: float = 1.0, *, order: int | None = 0) -> Interval:
+    """Means over episodes per time step, with betting intervals that hold for all steps at once. [N, H] -> [H].
+
+    ``order``: of the episodes, as in ``bounds.confidence.betting``.
+    """
+    return simultaneous(partial(betting, order=order), samples, confidence, high=high)
 
 
 def largest(interval: Interval) -> dict[str, float]:
@@ -249,7 +261,8 @@ def error_metrics(
     row: dict[str, Any] = {"nll": float(-log_model[valid].mean())}
 
     divergence, lower_sup = policy_divergence_samples(data_policy, policy, data, generator)
-    divergences = profile(divergence, confidence)
+    # Independent simulations, so no order is needed; and an interval of a log must not end a training.
+    divergences = profile(divergence, confidence, order=None)
     row |= {
         "eps_pi_mean": float(divergence[valid].mean()),
         "eps_pi_sample_max": lower_sup,
@@ -267,7 +280,7 @@ def error_metrics(
         log_floor = history_log_density(dynamics, trajectories, window=model.encoder.history_length)
     for name, log_density in references.items():
         samples = model_error_samples(log_density, log_model, valid)
-        errors = profile(samples, confidence)
+        errors = profile(samples, confidence, order=None)
         row |= {f"{name}{ending}": value for ending, value in _named(largest(errors)).items()}
         row[f"{name}_mean"] = float(samples[valid].mean())
         row[f"{name}_profile"] = errors.estimate.tolist()

@@ -25,6 +25,7 @@ from m3po.health import DivergenceError, check_updates, warnings_of
 from m3po.policy import Policy
 from m3po.replay_buffer import EnvironmentBuffer
 from m3po.rollout import never_terminated, termination_of
+from m3po.seeds import Purpose, environment_seeds
 from m3po.stopwatch import Stopwatch
 from m3po.types import Windows, token_of
 
@@ -239,7 +240,7 @@ class TrainingLoop(ABC):
         return Windows.initial(to_tensor(observation, self.device)[None], self.config.history_length, self.action_size)
 
     def _episode_seed(self) -> int:
-        return int(np.random.SeedSequence([self.config.seed, self.episodes - 1]).generate_state(1)[0])
+        return environment_seeds(Purpose.TRAINING_EPISODE, self.config.seed, self.episodes - 1, count=1)[0]
 
     def _act(self, action: Tensor) -> tuple[NDArray[np.float64], float, bool, bool]:
         """The environment's answer to ``action`` [1, A]: o_{t+1}, r_t, terminated, truncated."""
@@ -253,14 +254,14 @@ class TrainingLoop(ABC):
         """Errors on fresh episodes, and the return of the deterministic policy."""
         config = self.config
         # Seeds of its own: looking at a run must not change it.
-        seeds = np.random.SeedSequence([config.seed, self.steps, 1]).generate_state(3)
-        generator = torch.Generator(self.device).manual_seed(int(seeds[2]))
-        errors = self.measure_errors(int(seeds[0]), generator)
+        seeds = environment_seeds(Purpose.TRAINING_MEASUREMENT, config.seed, self.steps, count=3)
+        generator = torch.Generator(self.device).manual_seed(seeds[2])
+        errors = self.measure_errors(seeds[0], generator)
         evaluation = run_episodes(
             config.env_id,
             self.policy,
             config.evaluation_episodes,
-            seed=int(seeds[1]),
+            seed=seeds[1],
             generator=generator,
             deterministic=True,
             options=self.options,

@@ -68,7 +68,7 @@ def evidence_of(instance: Instance, episodes: int, seed: int, rollout_length: in
     values: dict[str, Any] = {
         "log_density": log_p, "log_model_density": log_q, "log_data_policy": log_d, "log_policy": log_pi,
         "model_returns": returns, "reward_low": -0.5, "reward_high": 1.0, "discount": DISCOUNT,
-        "rollout_length": rollout_length,
+        "rollout_length": rollout_length, "absorbing": True,
     }  # fmt: skip
     return Evidence(**{**values, **changes})
 
@@ -168,7 +168,7 @@ def small(**changes: Any) -> Evidence:
     shape = (50, 4)
     values: dict[str, Any] = {
         "log_density": np.zeros(shape), "log_model_density": np.full(shape, -0.01), "model_returns": np.full(50, 1.0),
-        "reward_low": 0.0, "reward_high": 1.0, "discount": 0.5,
+        "reward_low": 0.0, "reward_high": 1.0, "discount": 0.5, "rollout_length": 1, "absorbing": True,
     }  # fmt: skip
     return Evidence(**{**values, **changes})
 
@@ -179,7 +179,8 @@ def small(**changes: Any) -> Evidence:
         ({"log_density": None}, "one-step density is unknown"),
         ({"log_model_density": None}, "model has no density"),
         ({"log_density": np.full((50, 4), np.inf)}, "the environment is deterministic"),
-        ({"log_density": np.full((50, 4), np.nan)}, "cannot happen"),
+        ({"log_density": np.full((50, 4), -np.inf)}, "cannot happen"),
+        ({"rollout_length": "not said"}, "rollout_length must be k or 'full'"),
         ({"log_model_density": np.full((50, 4), -50.0)}, "the model part alone is about"),
         (
             {"log_data_policy": np.zeros((50, 4)), "log_policy": np.full((50, 4), -9.0)},
@@ -195,7 +196,7 @@ def test_what_cannot_be_certified_is_said_with_its_reason(changes: dict[str, Any
 
 def test_what_happened_after_the_end_of_an_episode_does_not_count() -> None:
     valid = np.tile([True, True, False, False], (50, 1))
-    spoiled = small(log_density=np.where(valid, 0.0, np.nan), valid=valid)
+    spoiled = small(log_density=np.where(valid, 0.0, np.nan), valid=valid, termination_modelled=True)
     clean = small(log_model_density=np.where(valid, -0.01, 0.0))
     assert certify(spoiled).lower_bound == certify(clean).lower_bound
 
@@ -214,7 +215,7 @@ def test_a_promise_that_the_truth_breaks_is_a_violation() -> None:
     [
         ({"discount": 1.0}, "discount must be in [0, 1), got 1.0"),
         ({"reward_low": 2.0}, "reward_low must be < reward_high, got 2.0 and 1.0"),
-        ({"rollout_length": 0}, "rollout_length must be >= 1 or None, got 0"),
+        ({"rollout_length": 0}, "rollout_length must be a whole number >= 1, or 'full', got 0"),
         ({"log_policy": np.zeros((50, 4))}, "log_data_policy and log_policy go together"),
         ({"log_model_density": np.zeros((50, 3))}, "log_model_density must have shape (50, 4) like the others"),
         ({"log_density": np.zeros(4)}, "log_density must have two axes"),
@@ -241,7 +242,7 @@ def test_a_file_says_what_the_arrays_say(tmp_path: Path, capsys: pytest.CaptureF
     evidence = evidence_of(known_instance(4, model_error=0.1, policy_change=0.05), 200, 3, None)
     file = tmp_path / "evidence.npz"
     entries = {name: value for name, value in vars(evidence).items() if value is not None}
-    np.savez(file, **entries, rollout_length=0)
+    np.savez(file, **entries, rollout_length="full")
     assert certify(load(file)) == certify(evidence)
     with pytest.raises(SystemExit) as stop:
         cli([str(file), "--json"])
@@ -249,7 +250,10 @@ def test_a_file_says_what_the_arrays_say(tmp_path: Path, capsys: pytest.CaptureF
     assert json.loads(capsys.readouterr().out) == dataclasses.asdict(certify(evidence))
     with pytest.raises(SystemExit) as stop:
         cli([str(file)])
+    assert stop.value.code == 0
     assert capsys.readouterr().out.startswith("certified: with confidence 0.95 the true return is at least ")
+    np.savez(file, **entries, rollout_length=0)  # of files made before there was a word for it
+    assert certify(load(file)) == certify(evidence)
 
 
 def test_bad_files_are_one_line_and_exit_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

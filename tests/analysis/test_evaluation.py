@@ -15,6 +15,7 @@ from analysis.evaluation import UniformPolicy, cli, options_for, returns_of
 from m3po.config import Config
 from m3po.evaluate import run_episodes
 from m3po.run_directory import RunDirectory
+from m3po.seeds import Purpose, torch_generator
 from m3po.train import train, training_of
 from m3po.types import Windows
 
@@ -54,7 +55,7 @@ def test_sampled_actions_are_the_policys_own_draws(tiny_run: Path, capsys: pytes
     directory = RunDirectory.read(tiny_run)
     training = training_of(directory.config)
     training.load_state(directory.load_checkpoint())
-    generator = torch.Generator().manual_seed(4)
+    generator = torch_generator(Purpose.EVALUATION, 3)
     expected = run_episodes(POINT_MASS, training.policy, 4, seed=3, generator=generator).returns()
     assert own["actions"] == "sampled"
     assert own["return"] == pytest.approx(expected.mean())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,6 +13,7 @@ import bounds
 from bounds.finite import attaining_instance, finite_horizon_discrepancy, profile_attaining_instance
 from bounds.finite.checks import attaining_error, check_attaining
 from bounds.finite.instance import Rollout
+from bounds.finite.random_instances import ROLLOUTS
 from tests.strategies import discounts, errors, random_generator
 
 # discount, k, eps_m, eps_pi, optimal-branched, optimal-full: the table of docs/theory.md for rewards in [-1, 1].
@@ -27,7 +30,18 @@ TABLE = [
 @given(discounts(), st.integers(1, 30), errors(), errors(), st.integers(1, 30))
 @settings(max_examples=220, deadline=None)
 def test_the_gap_of_the_attaining_instance_is_the_discrepancy(discount, k, model_error, divergence, horizon):
-    assert attaining_error(discount, k, model_error, divergence, horizon) <= 1e-10
+    instance = attaining_instance(model_error, divergence, horizon, reward_low=0.0, reward_high=2.0)
+    for rollout in ROLLOUTS:
+        length = None if rollout == "full" else k
+        expected = finite_horizon_discrepancy(discount, length, model_error, divergence, horizon, 2.0, rollout)
+        gap = -instance.return_gap(discount, rollout, k)
+        assert gap == pytest.approx(expected, rel=1e-10, abs=0.0)
+
+
+@given(st.floats(0, 0.6), st.integers(1, 30), errors(), errors())
+@settings(max_examples=60, deadline=None)
+def test_the_gap_is_the_optimal_bound_of_the_catalogue(discount, k, model_error, divergence):
+    assert attaining_error(discount, k, model_error, divergence) <= 1e-10
 
 
 @given(errors(), errors(), st.integers(1, 30))
@@ -89,6 +103,14 @@ def test_the_certificate_is_attained_where_its_windows_fit(rng, horizon, k, disc
 
 def test_check_attaining_covers_many_parameters():
     assert check_attaining(40, seed=3) <= 1e-12
+
+
+@pytest.mark.parametrize("name", ["optimal-full", "optimal-branched"])
+def test_check_attaining_notices_an_optimal_bound_that_is_off(name):
+    """It holds the catalogue against the measurement: nothing of the worst case is compared with itself."""
+    true = bounds.get(name)
+    off = replace(true, formula=lambda x: (1 + 1e-9) * true.formula(x))
+    assert check_attaining(3, seed=3, bounds=[off if each is true else each for each in bounds.ALL_BOUNDS]) > 5e-10
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,77 @@
+"""Where every seed comes from: streams of random numbers that no two purposes share.
+
+Fresh episodes are only fresh when their random numbers are. ``numpy.random.SeedSequence`` pads its words with zeros
+([s] is [s, 0]) and cuts integers into words of 32 bits ([a + b 2^32] is [a, b]), so lists of numbers alone can meet;
+spawn keys cannot, since they come after all words of the entropy and after at least four words.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import numpy as np
+import torch
+
+
+class Purpose(IntEnum):
+    """What a stream is for. Numbers are never reused: they are part of every published result.
+
+    The two purposes of a training itself keep their plain lists of numbers, on which every existing run depends.
+    """
+
+    TRAINING_EPISODE = 0
+    """Place: the episode's number."""
+    TRAINING_MEASUREMENT = 1
+    """Place: the real step. Held-out and evaluation episodes of a row of metrics."""
+    GUARANTEE = 2
+    """analysis.check_guarantee."""
+    SURROGATES = 3
+    """What analysis.report measures besides."""
+    THROUGH_TRAINING = 4
+    """analysis.through_training. Place: real step, age of the data policy."""
+    NOISE_LEVEL = 5
+    """analysis.noise_level. Place: kind of noise, level in millionths."""
+    NOISE_FREE = 6
+    """The noise-free reference of analysis.noise_level."""
+    EVALUATION = 7
+    """The actions that analysis.evaluation draws. (Its episodes have the user's seed itself, which environments of a
+    training never get: theirs are drawn from a sequence.)"""
+
+
+TRAINING = (Purpose.TRAINING_EPISODE, Purpose.TRAINING_MEASUREMENT)
+
+
+def sequence(purpose: Purpose, seed: int, *place: int) -> np.random.SeedSequence:
+    """The seed sequence of ``purpose`` for the user's ``seed``, at a place within the purpose.
+
+    Two calls give the same stream only if purpose, seed and place are the same. (The streams of a training whose seed
+    is 2^32 or more may be those of another training; of no other purpose.)
+
+    Args:
+        seed: in [0, 2^128); of a training below 2^64.
+        place: numbers in [0, 2^32), always as many for one purpose.
+
+    Raises:
+        ValueError: a negative number, or a place or the seed of a training that is too large.
+    """
+    words = 64 if purpose in TRAINING else 128
+    if not 0 <= seed < 2**words:
+        raise ValueError(f"--seed must be in [0, 2^{words}), got {seed}")
+    if any(not 0 <= each < 2**32 for each in place):
+        raise ValueError(f"the place of a stream must be numbers in [0, 2^32), got {place}")
+    if purpose is Purpose.TRAINING_EPISODE:
+        return np.random.SeedSequence([seed, *place])
+    if purpose is Purpose.TRAINING_MEASUREMENT:
+        return np.random.SeedSequence([seed, *place, 1])
+    return np.random.SeedSequence(seed, spawn_key=(int(purpose), *place))
+
+
+def environment_seeds(purpose: Purpose, seed: int, *place: int, count: int) -> list[int]:
+    """``count`` seeds in [0, 2^32), which every environment takes; the first ones do not depend on ``count``."""
+    return [int(each) for each in sequence(purpose, seed, *place).generate_state(count)]
+
+
+def torch_generator(purpose: Purpose, seed: int, *place: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator of its own for ``purpose``; it shares nothing with ``environment_seeds`` of the same arguments."""
+    child = sequence(purpose, seed, *place).spawn(1)[0]
+    return torch.Generator(device).manual_seed(int(child.generate_state(1, np.uint64)[0] >> np.uint64(1)))
