@@ -29,6 +29,7 @@ from m3po.envs.switching_point_mass import (
     STATE_SIZE,
     PointMassDynamics,
 )
+from m3po.files import read_regular
 from m3po.flag_checks import Count, EpisodeCount, Seed, Steps, check_fields
 from m3po.run_directory import provenance
 
@@ -197,10 +198,18 @@ def landed_anchors() -> dict[str, float]:
     """The committed figures: policy name -> return per episode.
 
     Raises:
+        ValueError: when the file does not hold a finite return of each policy.
         OSError: when the file is missing.
     """
-    record = json.loads(LANDED.read_text())
-    return {name: float(entry["return"]) for name, entry in record["policies"].items()}
+    try:
+        policies = json.loads(read_regular(LANDED))["policies"]
+        found: dict[str, float] = {name: float(policies[name]["return"]) for name in KINDS}
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ValueError(f"{LANDED} does not hold the anchors: {type(error).__name__} {error}") from error
+    for name, value in found.items():
+        if not math.isfinite(value):
+            raise ValueError(f"{LANDED}: the return of {name} must be finite, got {value}")
+    return found
 
 
 def main(config: AnchorConfig) -> int:

@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from m3po.files import read_regular
 
@@ -52,7 +53,7 @@ class Line:
 
 
 def read_lines(
-    path: Path, needed: Sequence[str], *, exactly: bool = False, without_cut_line: bool = False
+    path: Path, needed: Sequence[str], *, exactly: bool = False, cut: Literal["read", "refused", "left out"] = "read"
 ) -> list[Line]:
     """The rows of a CSV, in its order.
 
@@ -60,7 +61,7 @@ def read_lines(
         path: of the file; a byte order mark is no part of the first column's name.
         needed: columns that it must have.
         exactly: refuse other columns, or another order.
-        without_cut_line: leave a last line without an end out, as a crash leaves it.
+        cut: what becomes of a last line without an end, as a crash leaves it.
 
     Raises:
         ValueError: names the file, the line and the cell: a column is missing or there twice, a row has more or fewer
@@ -72,8 +73,10 @@ def read_lines(
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not a text file in UTF-8") from error
     numbered = [(number, line) for number, line in enumerate(io.StringIO(text, newline=""), 1) if line[:1] != "#"]
-    if without_cut_line and numbered and not numbered[-1][1].endswith("\n"):
-        numbered.pop()
+    if cut != "read" and numbered and not numbered[-1][1].endswith("\n"):
+        number, line = numbered.pop()
+        if cut == "refused":
+            raise ValueError(f"{path}:{number}: the table ends within this line: {line}")
     reader = csv.reader((line for _, line in numbered), strict=True)
     lines: list[Line] = []
     columns: list[str] = []

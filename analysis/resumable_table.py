@@ -24,11 +24,12 @@ def read_rows(path: Path, row_type: type[Row], *, finite: bool = False) -> list[
     """The rows of a table, in the order in which they were measured; a line cut off by a crash is left out.
 
     Raises:
-        ValueError: when the file is no table of ``row_type``, or, with ``finite``, holds NaN or infinite numbers.
+        ValueError: when the file is no table of ``row_type``, or, with ``finite``, is cut off or holds NaN or infinite
+            numbers.
     """
     hints = get_type_hints(row_type)
     names = [field.name for field in fields(row_type)]  # type: ignore[arg-type]
-    lines = read_lines(path, names, exactly=True, without_cut_line=True)
+    lines = read_lines(path, names, exactly=True, cut="refused" if finite else "left out")
     return [row_type(**{name: _value(line, name, hints[name], finite=finite) for name in names}) for line in lines]
 
 

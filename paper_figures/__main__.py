@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
 
+from m3po.command_line import run
+from m3po.flag_checks import Items, check_fields
 from paper_figures import (
     certificate_through_training,
     figure4,
@@ -13,30 +18,55 @@ from paper_figures import (
     figure9_point_mass,
     noise_level,
 )
+from paper_figures.command import check_image
 
-FIGURES = (
-    figure4,
-    figure4_optimal,
-    figure6,
-    figure7,
-    figure9_point_mass,
-    certificate_through_training,
-    noise_level,
-)
+FIGURES = {
+    "figure4": figure4,
+    "figure4_optimal": figure4_optimal,
+    "figure6": figure6,
+    "figure7": figure7,
+    "figure9_point_mass": figure9_point_mass,
+    "certificate_through_training": certificate_through_training,
+    "noise_level": noise_level,
+}
+Name = Literal[
+    "figure4", "figure4_optimal", "figure6", "figure7", "figure9_point_mass", "certificate_through_training",
+    "noise_level",
+]  # fmt: skip
 
 
-def main() -> int:
+@dataclass(frozen=True)
+class FiguresConfig:
+    """Draw the figures of the docs again, from the data that lie beside their modules."""
+
+    only: Annotated[tuple[Name, ...], Items(least=0, different=True)] = ()
+    """The figures to draw; all when not given."""
+    out: Path | None = None
+    """Directory for the pictures; where the docs show them when not given."""
+    overwrite: bool = False
+    """Replace pictures that are in --out."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.out is not None and self.out.exists() and not self.out.is_dir():
+            raise ValueError(f"--out must be a directory, got {self.out}")
+
+
+def main(config: FiguresConfig) -> int:
     """Run each figure's own ``main`` and print the files written; exit code 0."""
-    for figure in FIGURES:
-        written = figure.main()
-        for path in written if isinstance(written, tuple) else (written,):
-            print(path)
+    for name in config.only or FIGURES:
+        images = FIGURES[name].IMAGES
+        paths = {each: image if config.out is None else config.out / image.name for each, image in images.items()}
+        for each, path in paths.items():
+            check_image("out", path, default=images[each], overwrite=config.overwrite)
+        written = FIGURES[name].main(*paths.values())
+        print(*(written if isinstance(written, tuple) else (written,)), sep="\n")
     return 0
 
 
+def cli(arguments: Sequence[str] | None = None) -> None:
+    run(main, FiguresConfig, arguments, prog="python -m paper_figures")
+
+
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    cli()

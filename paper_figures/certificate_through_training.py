@@ -25,12 +25,14 @@ from analysis.figure_style import INK, TRIVIAL_COLOUR, figure_style
 from analysis.resumable_table import read_rows
 from analysis.through_training import LENGTH, TRAINED, Row
 from m3po.envs.switching_point_mass import ACTION_COST, ACTION_SIZE
+from paper_figures.command import run_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 DATA = Path(__file__).parent / "data" / "certificate_through_training.csv"
 IMAGE = Path("docs/images/certificate_through_training.png")
+IMAGES = {"out": IMAGE}
 DISCOUNT, HORIZON = 0.95, 100
 SEED_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00")
 # From no policy movement worth the name to a half of all actions different at every step.
@@ -62,10 +64,20 @@ def load(data: Path = DATA) -> ThroughTraining:
     """The landed rows, and the curve that Theorem 4 draws for a constant divergence."""
     rows = [row for row in read_rows(data, Row, finite=True) if row.case == TRAINED]
     seeds = tuple(sorted({row.seed for row in rows}))
+    if not rows:
+        raise ValueError(f"{data} has no rows of {TRAINED!r}")
+    if len(seeds) > len(SEED_COLOURS):
+        raise ValueError(f"{data}: there are colours for {len(SEED_COLOURS)} seeds, got {len(seeds)}")
+    for row in rows:
+        if row.trivial <= 0:
+            raise ValueError(f"{data}: the trivial gap must be > 0, got {row.trivial}")
     own = {
         seed: tuple(sorted((row for row in rows if row.seed == seed and row.age == 0), key=lambda row: row.step))
         for seed in seeds
     }
+    for seed, own_rows in own.items():
+        if not own_rows:
+            raise ValueError(f"{data} has no row of seed {seed} with its policy's own data")
     trivial = (1 - DISCOUNT**HORIZON) / (1 - DISCOUNT)
     shares = [
         bounds.certificate(
@@ -151,5 +163,9 @@ def main(image: Path = IMAGE) -> Path:
     return image
 
 
+def cli(arguments: Sequence[str] | None = None) -> None:
+    run_figure(main, IMAGES, arguments, module="paper_figures.certificate_through_training", text=str(__doc__))
+
+
 if __name__ == "__main__":
-    print(main())
+    cli()

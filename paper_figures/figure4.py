@@ -13,11 +13,13 @@ import bounds
 from analysis.figure_style import INK, figure_style
 from bounds.bound import FloatArray
 from bounds.paper import crossover_rollout_length
+from paper_figures.command import run_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 IMAGE = Path("docs/images/figure4.png")
+IMAGES = {"out": IMAGE}
 DISCOUNTS = (0.85, 0.9, 0.95)
 LONGEST_ROLLOUT = 50
 MODEL_ERRORS = 201
@@ -170,5 +172,9 @@ def main(image: Path = IMAGE) -> Path:
     return image
 
 
+def cli(arguments: Sequence[str] | None = None) -> None:
+    run_figure(main, IMAGES, arguments, module="paper_figures.figure4", text=str(__doc__))
+
+
 if __name__ == "__main__":
-    print(main())
+    cli()

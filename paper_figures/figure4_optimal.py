@@ -13,12 +13,14 @@ import bounds
 from analysis.figure_style import BOUND_COLOURS, BOUND_LABELS, TRIVIAL_COLOUR, figure_style
 from bounds.bound import FloatArray
 from paper_figures import figure4
+from paper_figures.command import run_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 PANELS_IMAGE = Path("docs/images/figure4_optimal.png")
 TIGHTNESS_IMAGE = Path("docs/images/bounds_tightness.png")
+IMAGES = {"out": PANELS_IMAGE, "tightness_out": TIGHTNESS_IMAGE}
 COMPARED = ("m3po-th1", "m3po-th2", "linear-full", "linear-branched", "optimal-full", "optimal-branched")
 # What the other two are while one varies; k = 1 for the branched bounds.
 FIXED = {"model_error": 0.01, "policy_divergence": 0.01, "discount": 0.95}
@@ -120,5 +122,9 @@ def main(panels_image: Path = PANELS_IMAGE, tightness_image: Path = TIGHTNESS_IM
     return panels_image, tightness_image
 
 
+def cli(arguments: Sequence[str] | None = None) -> None:
+    run_figure(main, IMAGES, arguments, module="paper_figures.figure4_optimal", text=str(__doc__))
+
+
 if __name__ == "__main__":
-    print(*main(), sep="\n")
+    cli()

@@ -5,6 +5,8 @@ The pictures in ``data/`` are drawn by ``python -m analysis.portraits``, which n
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,12 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.figure_style import figure_style
+from paper_figures.command import run_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 DATA = Path(__file__).parent / "data"
 IMAGE = Path("docs/images/environments.png")
+IMAGES = {"out": IMAGE}
 # In the paper's order: name of the environment -> the paper's name for it.
 TITLES = {
     "HalfCheetahFwdBwd": "Halfcheetah-fwd-bwd",
@@ -31,10 +35,27 @@ TITLES = {
 
 
 def load(data: Path = DATA) -> dict[str, NDArray[np.float32]]:
-    """The landed picture of each environment, [height, width, 3 or 4] in [0, 1]."""
-    from matplotlib.image import imread
+    """The landed picture of each environment, [height, width, 3 or 4] in [0, 1].
 
-    return {name: np.asarray(imread(data / f"environment_{name}.png"), dtype=np.float32) for name in TITLES}
+    Raises:
+        ValueError: names the file that is no picture.
+    """
+    return {name: _picture(data / f"environment_{name}.png") for name in TITLES}
+
+
+def _picture(file: Path) -> NDArray[np.float32]:
+    from matplotlib.image import imread
+    from PIL.Image import DecompressionBombError
+
+    try:
+        picture = np.asarray(imread(file), dtype=np.float32)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, SyntaxError, struct.error, zlib.error, DecompressionBombError) as error:
+        raise ValueError(f"{file} is no picture: {error}") from error
+    if picture.ndim != 3 or picture.shape[2] not in (3, 4):
+        raise ValueError(f"{file} is no picture in colour")
+    return picture
 
 
 def draw(axes: Sequence[Axes], pictures: Mapping[str, NDArray[np.float32]]) -> None:
@@ -57,5 +78,9 @@ def main(image: Path = IMAGE) -> Path:
     return image
 
 
+def cli(arguments: Sequence[str] | None = None) -> None:
+    run_figure(main, IMAGES, arguments, module="paper_figures.figure6", text=str(__doc__))
+
+
 if __name__ == "__main__":
-    print(main())
+    cli()

@@ -19,6 +19,7 @@ from analysis.csv_lines import read_lines
 from analysis.figure_style import ALGORITHM_COLOURS, figure_style
 from analysis.learning_curves import ANCHOR_COLOURS, ANCHOR_LABELS
 from analysis.run_table import CURVE_COLUMNS, curves_of
+from paper_figures.command import run_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,6 +28,7 @@ DATA = Path(__file__).parent / "data"
 CURVES = DATA / "comparison.csv"
 FINALS = DATA / "comparison_finals.csv"
 IMAGE = Path("docs/images/figure7.png")
+IMAGES = {"out": IMAGE}
 ANCHOR_OF = {"uniform actions": "random"}
 POINT_MASS = "m3po/SwitchingPointMass-v0"
 
@@ -48,19 +50,22 @@ class Panel:
 
 def load(curves: Path = CURVES, finals: Path = FINALS) -> tuple[Panel, ...]:
     """One panel per environment of the table, the point mass first."""
-    rows = read_lines(curves, ("environment", *CURVE_COLUMNS))
-    uniform = read_lines(finals, ("environment", "variant", "return"))
+    rows = read_lines(curves, ("environment", *CURVE_COLUMNS), cut="refused")
+    uniform = read_lines(finals, ("environment", "variant", "return"), cut="refused")
     if not rows:
         raise ValueError(f"{curves} has no rows")
+    earned = [(row.cells["environment"], row.cells["variant"], row.number("return")) for row in uniform]
     panels = []
     for env_id in sorted({row.cells["environment"] for row in rows}, key=lambda name: (name != POINT_MASS, name)):
         found = curves_of([row for row in rows if row.cells["environment"] == env_id], ALGORITHM_COLOURS)
         lines = {
-            ANCHOR_OF[row.cells["variant"]]: row.number("return")
-            for row in uniform
-            if row.cells["environment"] == env_id and row.cells["variant"] in ANCHOR_OF
+            ANCHOR_OF[variant]: value for where, variant, value in earned if where == env_id and variant in ANCHOR_OF
         }
-        panels.append(Panel(env_id, found, landed_anchors() if env_id == POINT_MASS else lines))
+        if env_id == POINT_MASS:
+            lines = landed_anchors()
+        if not lines:
+            raise ValueError(f"{finals} has no row of {', '.join(ANCHOR_OF)} in {env_id}")
+        panels.append(Panel(env_id, found, lines))
     return tuple(panels)
 
 
@@ -108,5 +113,9 @@ def main(image: Path = IMAGE) -> Path:
     return image
 
 
+def cli(arguments: Sequence[str] | None = None) -> None:
+    run_figure(main, IMAGES, arguments, module="paper_figures.figure7", text=str(__doc__))
+
+
 if __name__ == "__main__":
-    print(main())
+    cli()

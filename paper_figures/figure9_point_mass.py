@@ -27,12 +27,14 @@ from analysis.figure_style import VARIANT_COLOURS, figure_style
 from analysis.learning_curves import ANCHOR_COLOURS, ANCHOR_LABELS
 from analysis.run_table import CURVE_COLUMNS, curves_of
 from analysis.variants import student_interval
+from paper_figures.command import run_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 DATA = Path(__file__).parent / "data" / "variants_switching_point_mass.csv"
 IMAGE = Path("docs/images/figure9_point_mass.png")
+IMAGES = {"out": IMAGE}
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,11 +59,18 @@ class Variant:
 def load(data: Path = DATA) -> tuple[Variant, ...]:
     """The table's variants, in the order of ``VARIANT_COLOURS``."""
     variants = []
-    for name, seeds in curves_of(read_lines(data, CURVE_COLUMNS), VARIANT_COLOURS).items():
+    lines = read_lines(data, CURVE_COLUMNS, cut="refused")
+    if not lines:
+        raise ValueError(f"{data} has no rows")
+    for name, seeds in curves_of(lines, VARIANT_COLOURS).items():
         points = np.array(list(seeds.values()))
+        if len(seeds) < 2:
+            raise ValueError(f"{data}: an interval over seeds needs at least 2 of them, {name} has {len(seeds)}")
         returns = points[:, :, 1]
         ends = np.array([student_interval(column) for column in returns.T])
         variants.append(Variant(name, points[0, :, 0], returns, ends[:, 0], ends[:, 1], ends[:, 2]))
+    if len({(len(each.returns), *each.steps) for each in variants}) > 1:
+        raise ValueError(f"{data}: the variants differ in their numbers of seeds or in their steps")
     return tuple(variants)
 
 
@@ -116,5 +125,9 @@ def main(image: Path = IMAGE) -> Path:
     return image
 
 
+def cli(arguments: Sequence[str] | None = None) -> None:
+    run_figure(main, IMAGES, arguments, module="paper_figures.figure9_point_mass", text=str(__doc__))
+
+
 if __name__ == "__main__":
-    print(main())
+    cli()

@@ -23,6 +23,7 @@ import numpy as np
 from analysis.figure_style import INK, TRIVIAL_COLOUR, figure_style
 from analysis.noise_level import KINDS, Row
 from analysis.resumable_table import read_rows
+from paper_figures.command import run_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,6 +32,7 @@ DATA = tuple(Path(__file__).parent / "data" / f"noise_level_{samples}.csv" for s
 # Noise in standard deviations, mean return and its standard error.
 RUNNER = ((0.0, 486, 126), (0.01, 484, 131), (0.03, 481, 132), (0.1, 434, 126), (0.3, 73, 122), (1.0, 528, 555))
 IMAGE = Path("docs/images/noise_level.png")
+IMAGES = {"out": IMAGE}
 COLOURS = {"scaled": "#0072b2", "equal": "#e69f00"}
 
 
@@ -45,7 +47,12 @@ class Series:
 
 def load(data: Sequence[Path] = DATA) -> tuple[Series, ...]:
     """The landed rows."""
-    rows = [row for path in data for row in read_rows(path, Row, finite=True)]
+    rows = []
+    for path in data:
+        found = read_rows(path, Row, finite=True)
+        if not found:
+            raise ValueError(f"{path} has no rows")
+        rows += found
     return tuple(
         Series(kind, samples, tuple(sorted(chosen, key=lambda row: row.level)))
         for kind in KINDS
@@ -94,5 +101,9 @@ def main(image: Path = IMAGE) -> Path:
     return image
 
 
+def cli(arguments: Sequence[str] | None = None) -> None:
+    run_figure(main, IMAGES, arguments, module="paper_figures.noise_level", text=str(__doc__))
+
+
 if __name__ == "__main__":
-    print(main())
+    cli()

@@ -10,6 +10,7 @@ import pytest
 import bounds
 from analysis.figure_style import figure_style
 from paper_figures import figure4, figure4_optimal
+from paper_figures.__main__ import FiguresConfig
 from paper_figures.__main__ import main as draw_all
 
 
@@ -61,7 +62,7 @@ def test_the_command_draws_every_figure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert draw_all() == 0
+    assert draw_all(FiguresConfig()) == 0
     written = capsys.readouterr().out.split()
     assert {"docs/images/figure4.png", "docs/images/figure4_optimal.png", "docs/images/bounds_tightness.png"} <= set(
         written
