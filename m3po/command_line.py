@@ -25,6 +25,7 @@ from typing import Any, NoReturn, TextIO, TypeVar
 
 import tyro
 
+from m3po.interruption import imports_are_over
 from m3po.terminal import messages, open_what_is_closed, unfailing
 
 Config = TypeVar("Config")
@@ -111,6 +112,7 @@ def run(
 @contextlib.contextmanager
 def _ending() -> Iterator[None]:
     """Every exception as one line and an exit code, and nothing left to be written after it."""
+    imports_are_over()
     open_what_is_closed()
     result, told = sys.stdout, sys.stderr
     for stream in (result, told):

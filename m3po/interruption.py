@@ -2,12 +2,42 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
+import sys
 import threading
 from types import FrameType, TracebackType
 from typing import Any
 
 from m3po.terminal import messages
+
+_COMMANDS = ("m3po", "analysis", "paper_figures")
+
+
+def end_quietly_while_importing() -> None:
+    """Where a package here is the start of ``python -m``: Ctrl-C is one line also in the seconds of the imports.
+
+    ``KeyboardInterrupt`` comes back with ``command_line.run``.
+    """
+    words = sys.orig_argv
+    module = words[words.index("-m") + 1] if "-m" in words[:-1] else ""
+    # "-m" is the first word only while Python looks for the module.
+    importing = sys.argv[:1] == ["-m"] and module.partition(".")[0] in _COMMANDS
+    if importing and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _end)
+
+
+def imports_are_over() -> None:
+    """Ctrl-C raises ``KeyboardInterrupt`` again."""
+    if signal.getsignal(signal.SIGINT) is _end:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    with contextlib.suppress(OSError):
+        os.write(2, b"interrupted\n")
+    os._exit(128 + number)
 
 
 class Stopped(KeyboardInterrupt):

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
 
 import pytest
 
-from m3po.interruption import Stopped, StopRequest
+from m3po.interruption import Stopped, StopRequest, end_quietly_while_importing, imports_are_over
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -119,3 +123,33 @@ def test_stopped_carries_the_exit_code_of_its_signal(number: int, code: int, nam
     assert isinstance(stopped, KeyboardInterrupt)
     assert stopped.exit_code == code
     assert str(stopped) == name
+
+
+@pytest.mark.parametrize("module", ["m3po.train", "analysis.check_guarantee"])
+def test_ctrl_c_during_the_imports_is_one_line(module: str, tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("import time\nprint('ready', flush=True)\ntime.sleep(300)\n")
+    root = Path(__file__).parents[2]
+    with subprocess.Popen(
+        [sys.executable, "-m", module], cwd=root, env={**os.environ, "PYTHONPATH": f"{tmp_path}:{root}"},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=60)
+    assert (process.returncode, told) == (130, "interrupted\n")
+
+
+def test_a_program_that_only_imports_this_keeps_its_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    monkeypatch.setattr(sys, "argv", ["-m"])
+    for words in (["python", "-m", "theirs.train"], ["python", "their.py"], ["python", "-m"]):
+        monkeypatch.setattr(sys, "orig_argv", words)
+        end_quietly_while_importing()
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "m3po.train"])
+    end_quietly_while_importing()
+    assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    imports_are_over()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

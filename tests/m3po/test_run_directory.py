@@ -293,6 +293,25 @@ def test_a_checkpoint_is_replaced_whole_or_not_at_all(run: RunDirectory, monkeyp
     assert run.load_checkpoint() == {"steps": 4}
 
 
+@pytest.mark.parametrize("session", ["the same", "another"])
+def test_a_damaged_checkpoint_never_takes_the_place_of_a_sound_one(session: str, run: RunDirectory) -> None:
+    run.save_checkpoint({"steps": 4})
+    content = bytearray((run.path / LAST).read_bytes())
+    content[9] ^= 1
+    (run.path / LAST).write_bytes(content)
+    if session == "another":
+        run.release()
+        run = RunDirectory.resume(run.config)
+    run.save_checkpoint({"steps": 5})
+    assert run.load_checkpoint() == {"steps": 5}
+    run.restore_previous()
+    assert same(run.load_checkpoint(), STATE)
+    (run.path / PREVIOUS).write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{PREVIOUS} is damaged"):
+        run.restore_previous()
+    assert same(run.load_checkpoint(), STATE)
+
+
 def test_metrics_without_their_last_line_end_are_left_out(run: RunDirectory) -> None:
     file = run.path / "metrics.jsonl"
     second = json.dumps(ROW | {"step": 6})
