@@ -16,7 +16,7 @@ import torch
 
 from m3po import run_directory
 from m3po.config import Config
-from m3po.run_directory import RunDirectory, commit_of, provenance
+from m3po.run_directory import LAST, PREVIOUS, RunDirectory, commit_of, provenance
 
 STATE: dict[str, Any] = {
     "steps": 3,
