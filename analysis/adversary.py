@@ -15,11 +15,13 @@ from typing import TypeAlias
 import numpy as np
 import torch
 
+from analysis.overlap_adversary import OverlapTarget
 from bounds import certificate
 from bounds.finite.checks import (
     ROLLOUT_OF_SCHEME,
     AnyBound,
     CertificateFunction,
+    Measured,
     bound_ratio,
     certificate_ratio,
     measure,
@@ -54,9 +56,13 @@ class BoundTarget:
         return self.bound.name == "mbpo-4.3"
 
     @property
-    def finite_horizon(self) -> bool:
-        """Whether the discrepancy counts only the episode's own steps."""
-        return False
+    def longest_episode(self) -> int | None:
+        """How long an episode needs to be if the discrepancy counts only its own steps; None: as the discount says."""
+        return None
+
+    def value(self, instance: Instance, measured: Measured) -> float:
+        """The discrepancy by the exact engine."""
+        return _value(self, instance, measured)
 
     def ratio(self, instance: Instance) -> float:
         """gap / discrepancy by the exact engine."""
@@ -83,7 +89,11 @@ class CertificateTarget:
     rollout: Rollout = "averaged"
     evaluate: CertificateFunction = certificate
     errors_under_policy: bool = False
-    finite_horizon: bool = True
+    longest_episode: int = 12
+
+    def value(self, instance: Instance, measured: Measured) -> float:
+        """The certificate by the exact engine."""
+        return _value(self, instance, measured)
 
     def ratio(self, instance: Instance) -> float:
         """gap / certificate by the exact engine."""
@@ -106,7 +116,14 @@ class CertificateTarget:
         )
 
 
-Target: TypeAlias = BoundTarget | CertificateTarget
+Target: TypeAlias = BoundTarget | CertificateTarget | OverlapTarget
+
+
+def _value(target: BoundTarget | CertificateTarget, instance: Instance, measured: Measured) -> float:
+    profiles = measured.current_policy_profiles if target.errors_under_policy else measured.profiles
+    largest = np.array([measured.profiles.policy_divergence_sup])
+    unit = target.discrepancy(profiles.model_error[None], measured.profiles.policy_divergence[None], largest)
+    return measured.reward_range * float(unit[0])
 
 
 @dataclass(frozen=True)
@@ -126,10 +143,10 @@ def best_first(candidates: list[Candidate]) -> list[Candidate]:
 def effective_horizon(target: Target, longest: int, tail: float = 0.01) -> int:
     """The T after which at most the share ``tail`` of an infinite-horizon gap is left, at most ``longest``.
 
-    A certificate counts the episode's own steps only and needs no long episode: 12.
+    A certificate counts the episode's own steps only and needs no long episode.
     """
-    if target.finite_horizon:
-        return min(12, longest)
+    if target.longest_episode is not None:
+        return min(target.longest_episode, longest)
     if target.discount == 0.0:
         return 1
     return int(np.clip(np.ceil(np.log(tail) / np.log(target.discount)), 2, longest))
@@ -260,11 +277,14 @@ def _soft_maximum(values: Tensor) -> Tensor:
     return (sharpness * values).logsumexp(1) / sharpness[:, 0]
 
 
-def _log_discrepancy(target: Target, laws: _Laws) -> tuple[Tensor, Array]:
+def _log_discrepancy(target: Target, family: ProcessFamily, laws: _Laws) -> tuple[Tensor, Array]:
     """A tensor with the gradient of log discrepancy in the parameters, and the discrepancy itself [B].
 
     The discrepancy is any numpy function; its dependence on the errors enters by difference quotients.
     """
+    if isinstance(target, OverlapTarget):
+        logarithm = target.log_discrepancy(family.distributions())
+        return logarithm, logarithm.detach().exp().numpy()
     errors, divergences = laws.model_errors.detach().numpy(), laws.divergences.detach().numpy()
     largest = laws.row_divergences.detach().amax(1).numpy()
     value = np.maximum(target.discrepancy(errors, divergences, largest), 1e-300)
@@ -323,7 +343,7 @@ def ascend(
     best = [parameter.detach().clone() for parameter in parameters]
     for _ in range(steps):
         laws = family.laws(target)
-        surrogate, discrepancy = _log_discrepancy(target, laws)
+        surrogate, discrepancy = _log_discrepancy(target, family, laws)
         ratio = laws.gap.detach().numpy() / discrepancy
         improved = torch.from_numpy(ratio > best_ratio)
         best_ratio = np.maximum(ratio, best_ratio)
@@ -347,7 +367,7 @@ def try_handmade(target: Target, *, horizon: int, longest: int) -> list[Candidat
     """The hand-made instances, best first; the best few again with a horizon of up to ``longest``."""
     tried = [Candidate(i, target.ratio(i), f"hand-made ({i.family})") for i in handmade_instances(target, horizon)]
     order = sorted(range(len(tried)), key=lambda n: -tried[n].ratio)
-    if not target.finite_horizon and longest > horizon:
+    if target.longest_episode is None and longest > horizon:
         chosen = set(order[:3])
         for n, instance in enumerate(handmade_instances(target, longest)):
             if n in chosen:

@@ -8,19 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import torch
 import tyro
 from tqdm import tqdm
 
-from analysis.adversary import BoundTarget, Candidate, CertificateTarget, Target, search
+from analysis.adversary import BoundTarget, Candidate, CertificateTarget, OverlapTarget, Target, search
 from bounds import ALL_BOUNDS, get
 from bounds.finite.checks import TOLERANCE, measure
 from bounds.finite.instance import Rollout, save_instance
+from bounds.finite.trajectories import LARGEST_COUNT
 from m3po.command_line import json_of, run
 from m3po.flag_checks import Count, Discount, Members, Seed, Steps, Within, check_directory_of, check_fields
 
 CERTIFICATES = ("certificate", "certificate-full")
+OVERLAPS: dict[str, Rollout] = {"overlap": "averaged", "overlap-full": "full", "overlap-exact": "exact"}
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,9 @@ class SearchConfig:
     """
 
     bound: str
-    """A name of the catalogue (m3po-th1, mbpo-4.2, optimal-branched, ...), `certificate` (Theorem 4, branched rollouts)
-    or `certificate-full` (Theorem 4, the model from the start)."""
+    """A name of the catalogue (m3po-th1, mbpo-4.2, optimal-branched, ...), `certificate` (Theorem 4, branched
+    rollouts), `certificate-full` (Theorem 4, the model from the start), or `overlap`, `overlap-full`, `overlap-exact`
+    (Theorem 5 in its smallest form; every trajectory is enumerated, so episodes are short)."""
     discount: Annotated[Discount, tyro.conf.arg(name="gamma")]
     """Discount, in [0, 1)."""
     rollout_length: Annotated[Steps, tyro.conf.arg(name="k")] = 1
@@ -58,10 +60,18 @@ class SearchConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        names = (*(bound.name for bound in ALL_BOUNDS), *CERTIFICATES)
+        names = (*(bound.name for bound in ALL_BOUNDS), *CERTIFICATES, *OVERLAPS)
         if self.bound not in names:
             raise ValueError(f"--bound must be one of {', '.join(names)}, got {self.bound!r}")
         check_directory_of("out", self.out)
+        if self.bound in OVERLAPS:
+            times = 1 + (self.horizon or OverlapTarget.longest_episode)
+            if (self.states * self.actions) ** times > LARGEST_COUNT:
+                raise ValueError(
+                    f"--states {self.states}, --actions {self.actions} and --horizon {times - 1} must leave at most "
+                    f"{LARGEST_COUNT} trajectories to enumerate for --bound {self.bound}, got "
+                    f"{(self.states * self.actions)}^{times}"
+                )
 
 
 def target_of(config: SearchConfig) -> Target:
@@ -69,6 +79,8 @@ def target_of(config: SearchConfig) -> Target:
     if config.bound in CERTIFICATES:
         rollout: Rollout = "averaged" if config.bound == "certificate" else "full"
         return CertificateTarget(config.discount, config.rollout_length, rollout)
+    if config.bound in OVERLAPS:
+        return OverlapTarget(config.discount, config.rollout_length, OVERLAPS[config.bound])
     return BoundTarget(get(config.bound), config.discount, config.rollout_length)
 
 
@@ -78,8 +90,6 @@ def facts_of(config: SearchConfig, target: Target, best: Candidate) -> dict[str,
     profiles = measured.current_policy_profiles if target.errors_under_policy else measured.profiles
     gap, horizon = measured.gaps[target.rollout], best.instance.process.horizon
     largest = measured.profiles.policy_divergence_sup
-    divergences = measured.profiles.policy_divergence
-    unit = target.discrepancy(profiles.model_error[None], divergences[None], np.array([largest]))
     return {
         "bound": config.bound,
         "gamma": config.discount,
@@ -88,12 +98,12 @@ def facts_of(config: SearchConfig, target: Target, best: Candidate) -> dict[str,
         "refuted": bool(best.ratio > 1.0 + TOLERANCE),
         "origin": best.origin,
         "return_gap": gap,
-        "discrepancy": measured.reward_range * float(unit[0]),
+        "discrepancy": target.value(best.instance, measured),
         "model_error": profiles.model_error_max,
         "policy_divergence_sup": largest,
         "reward_range": measured.reward_range,
         "horizon": horizon,
-        "visible_share": 1.0 if target.finite_horizon else 1.0 - config.discount**horizon,
+        "visible_share": 1.0 if target.longest_episode is not None else 1.0 - config.discount**horizon,
         "restarts": config.restarts,
         "seed": config.seed,
     }

@@ -260,7 +260,7 @@ def _reward_errors(
         raise ValueError(f"reward_range must be nonnegative and finite with learned rewards, got {reward_range}")
     observed = step_array("rewards", rewards, mask.shape)
     predicted = step_array("predicted_rewards", predicted_rewards, mask.shape)
-    errors = np.where(mask, np.abs(np.where(mask, observed, 0.0) - np.where(mask, predicted, 0.0)), 0.0)
+    errors: FloatArray = np.abs(np.where(mask, observed, 0.0) - np.where(mask, predicted, 0.0))
     allowed = reward_range * (1 + 1e-12)
     if not (errors <= allowed).all():
         episode, time = (int(index) for index in np.argwhere(~(errors <= allowed))[0])

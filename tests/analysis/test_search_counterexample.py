@@ -12,6 +12,7 @@ import torch
 
 import bounds
 from analysis.adversary import BoundTarget, CertificateTarget, ProcessFamily, ascend, effective_horizon, search
+from analysis.overlap_adversary import OverlapTarget
 from analysis.search_counterexample import SearchConfig, cli
 from bounds.bound import Bound
 from bounds.finite import load_instance
@@ -61,6 +62,36 @@ def test_the_certificate_stands_and_is_reached(rollout):
     assert candidates[0].ratio == pytest.approx(1.0, abs=1e-9)
     ascended = max(c.ratio for c in candidates if c.origin == "gradient ascent")
     assert 0.97 <= ascended <= 1.0 + 1e-9
+
+
+@pytest.mark.parametrize("rollout", ["averaged", "full", "exact"])
+def test_theorem_5_stands_and_is_reached(rollout):
+    candidates = search(OverlapTarget(0.9, 2, rollout), restarts=2, steps=60, states=3, actions=2, seed=0)
+    assert candidates[0].ratio == pytest.approx(1.0, abs=1e-9)
+    ascended = max(c.ratio for c in candidates if c.origin == "gradient ascent")
+    assert 0.97 <= ascended <= 1.0 + 1e-9
+
+
+def test_the_ascent_alone_refutes_an_overlap_too_small_by_a_fifth():
+    def scaled(*arguments: Any, **keywords: Any) -> bounds.OverlapLosses:
+        true = bounds.overlap_losses(*arguments, **keywords)
+        return replace(true, values=0.8 * true.values)
+
+    target = OverlapTarget(0.9, 2, evaluate=scaled)
+    found = search(target, handmade=False, restarts=2, steps=60, states=3, actions=2, seed=0)
+    assert found[0].ratio > 1.2
+
+
+@pytest.mark.parametrize("form", ["uncapped", "overlap"])
+@pytest.mark.parametrize("rollout", ["averaged", "full", "exact"])
+def test_torch_and_the_exact_engine_see_the_same_overlap(rollout, form):
+    target = OverlapTarget(0.9, 2, rollout, form)
+    family = ProcessFamily(2, 3, 3, 2, torch.Generator().manual_seed(4))
+    values = target.log_discrepancy(family.distributions()).exp().detach()
+    for index in range(2):
+        instance = family.instance(index, target)
+        exact = target.value(instance, measure(instance, 0.9, 2))
+        assert float(values[index]) == pytest.approx(exact / instance.reward_range, rel=1e-10)
 
 
 @pytest.mark.parametrize("name", ["m3po-th1", "m3po-th2", "mbpo-4.2", "mbpo-4.3"])
@@ -134,7 +165,9 @@ def test_without_a_future_there_is_nothing_to_find(capsys):
     assert (facts["best_ratio"], facts["discrepancy"], facts["return_gap"]) == (0.0, 0.0, 0.0)
 
 
-@pytest.mark.parametrize("name", ["certificate", "certificate-full", "optimal-full"])
+@pytest.mark.parametrize(
+    "name", ["certificate", "certificate-full", "overlap", "overlap-full", "overlap-exact", "optimal-full"]
+)
 def test_the_text_report_names_the_verdict(capsys, name):
     code, out, _ = run_cli(capsys, "--bound", name, *FAST)
     assert code == 0
@@ -160,6 +193,11 @@ def test_a_refuted_bound_exits_1_and_saves_its_counterexample(capsys, tmp_path, 
         (("--bound", "m3po-th2", "--gamma", "0.9", "--k", "0"), "0"),
         (("--bound", "m3po-th2", "--gamma", "0.9", "--k", "one"), "one"),
         (("--bound", "m3po-th2", "--gamma", "0.9", "--restarts", "0"), "--restarts must be >= 1, got 0"),
+        (
+            ("--bound", "overlap", "--gamma", "0.9", "--horizon", "6"),
+            "--states 4, --actions 3 and --horizon 6 must leave at most 1000000 trajectories to enumerate for --bound "
+            "overlap, got 12^7",
+        ),
         (("--bound", "m3po-th2", "--gamma", "0.9", "--horizon", "-3"), "-3"),
         (("--bound", "m3po-th2", "--gamma", "0.9", "--out", "missing_folder/x.npz"), "missing_folder"),
     ],

@@ -38,6 +38,7 @@ from bounds.finite.checks import (
 from bounds.finite.process import Layers
 from bounds.finite.random_instances import FAMILIES
 from bounds.finite.worst_case import with_true_action
+from tests.bounds.data_mutations import SourceMutant, source_mutants, unbroken_modules
 
 CHECKS = ("valid", "attained", "table", "derived")
 
@@ -335,9 +336,11 @@ def certificate_is_derived(function: CertificateFunction) -> bool:
     return True
 
 
-def noticed_by(mutant: Mutant) -> dict[str, bool]:
+def noticed_by(mutant: Mutant | SourceMutant) -> dict[str, bool]:
     """Check -> whether it fails on the mutant, which is what it should do."""
-    if mutant.bound is not None:
+    if isinstance(mutant, SourceMutant):
+        passed = mutant.passed()
+    elif mutant.bound is not None:
         passed = [check(mutant.bound) for check in (is_valid, is_attained, matches_table, is_derived)]
     else:
         assert mutant.certificate is not None
@@ -353,18 +356,19 @@ def noticed_by(mutant: Mutant) -> dict[str, bool]:
     return {name: not good for name, good in zip(CHECKS, passed, strict=True)}
 
 
-def unbroken() -> list[Mutant]:
-    """The bounds and the certificate as they are: no check may fail on them."""
+def unbroken() -> list[Mutant | SourceMutant]:
+    """The bounds and the certificates as they are: no check may fail on them."""
     originals = [Mutant(bound.name, "none", bound=bound) for bound in bounds.ALL_BOUNDS]
-    return [*originals, Mutant("certificate", "none", certificate=bounds.certificate)]
+    return [*originals, Mutant("certificate", "none", certificate=bounds.certificate), *unbroken_modules()]
 
 
-def all_mutants() -> list[Mutant]:
-    """Every mutant of every bound and of the certificate."""
-    return [*(m for bound in bounds.ALL_BOUNDS for m in bound_mutants(bound)), *certificate_mutants()]
+def all_mutants() -> list[Mutant | SourceMutant]:
+    """Every mutant of every bound, of the certificate, and of the modules of Theorem 5 and the off-policy bounds."""
+    catalogue = (m for bound in bounds.ALL_BOUNDS for m in bound_mutants(bound))
+    return [*catalogue, *certificate_mutants(), *source_mutants()]
 
 
-def table(mutants: Iterable[Mutant]) -> tuple[str, int]:
+def table(mutants: Iterable[Mutant | SourceMutant]) -> tuple[str, int]:
     """The table mutant x check as text, and how many mutants went unnoticed."""
     lines, missed = [f"{'bound':<17} {'change':<44} " + " ".join(f"{name:<9}" for name in CHECKS)], 0
     for mutant in mutants:

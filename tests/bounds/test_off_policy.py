@@ -31,34 +31,10 @@ from bounds.off_policy import (
     effective_sample_sizes,
     importance_weighted_returns,
 )
+from tests.bounds.definitions import slow_control_variate
 from tests.strategies import discounts, random_generator
 
 RANGE: dict[str, Any] = {"reward_low": -1.0, "reward_high": 2.0}
-
-
-def slow_control_variate(
-    rho: np.ndarray,
-    r: np.ndarray,
-    q: np.ndarray,
-    u: np.ndarray,
-    largest: np.ndarray,
-    g: float,
-    c: float,
-    budget: float,
-    *,
-    beta_knows_the_draw: bool = False,
-) -> np.ndarray:
-    """Z_t of rewards r >= 0, [N, H], by the definition. The planted fault affords more where U~ is large."""
-    path = np.zeros_like(r)
-    for n in range(len(r)):
-        z, weight = 0.0, 1.0
-        for t in range(r.shape[1]):
-            price = g**t * weight * (c * largest[t] - (u[n, t] if beta_knows_the_draw else 0.0))
-            beta = min(1.0, (budget + z) / price) if price > 0 else 1.0
-            z += g**t * weight * (rho[n, t] * r[n, t] - beta * (min(rho[n, t], c) * q[n, t] - u[n, t]))
-            weight *= rho[n, t]
-            path[n, t] = z
-    return path
 
 
 @st.composite

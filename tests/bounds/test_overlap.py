@@ -24,33 +24,10 @@ from bounds.finite.trajectory_checks import (
     overlap_ratios,
 )
 from bounds.overlap import FORMS, Form, OverlapLosses, overlap_certificate, overlap_losses
+from tests.bounds.definitions import slow_losses
 from tests.strategies import discounts, random_generator
 
 PARTS = ("log_density", "log_model_density", "log_data_policy", "log_policy")
-
-
-def slow_losses(rho: Any, x: Any, g: float, k: int | None, scheme: str, form: str, error: Any) -> list[float]:
-    """The statement, branch by branch, in plain numbers; ``error``: |r - r_theta|/R, or None."""
-    result = []
-    for n in range(len(rho)):
-        horizon, total = len(rho[n]), 0.0
-        for t in range(0 if error is not None else 1, horizon):
-            steps = [t] if k is None or t == 0 else [min(t, k)] if scheme == "exact" else range(1, min(t, k) + 1)
-            terms = []
-            for i in steps:
-                last = t + (error is not None)
-                a, b = float(np.prod(rho[n][: t - i])), float(np.prod(rho[n][t - i : last]))
-                ratios = x[n][t - i : t]
-                v = {
-                    "uncapped": b * min(a, float(np.prod(ratios))),
-                    "overlap": min(1.0, b * min(a, float(np.prod(ratios)))),
-                    "product": min(1.0, a) * min(1.0, b) * float(np.prod(np.minimum(1, ratios))),
-                    "sum": 1 - min(1.0, sum(1 - min(1, r) for r in rho[n][:last]) + sum(1 - min(1, r) for r in ratios)),
-                }[form]
-                terms.append(1 - v if error is None else 1 - v * (1 - error[n][t]))
-            total += g**t * sum(terms) / len(terms)
-        result.append(total)
-    return result
 
 
 @st.composite
