@@ -306,6 +306,7 @@ def test_a_damaged_checkpoint_never_takes_the_place_of_a_sound_one(session: str,
     assert run.load_checkpoint() == {"steps": 5}
     run.restore_previous()
     assert same(run.load_checkpoint(), STATE)
+    (run.path / PREVIOUS).unlink()  # it may be the same file
     (run.path / PREVIOUS).write_bytes(content)
     with pytest.raises(ValueError, match=rf"{PREVIOUS} is damaged"):
         run.restore_previous()
