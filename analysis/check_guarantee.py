@@ -337,6 +337,7 @@ def check(config: CheckConfig) -> dict[str, Any]:
     state = directory.load_checkpoint()
     training = Training(dataclasses.replace(directory.config, device="cpu"))
     training.load_state(state)
+    training.check_fitted()
     dynamics = getattr(training.environment.unwrapped, "dynamics", None)
     length = config.rollout_length or training.config.rollout_length_at(training.steps)
     report: dict[str, Any] = {
@@ -352,8 +353,6 @@ def check(config: CheckConfig) -> dict[str, Any]:
         "candidates": config.candidates,
         "seed": config.seed,
     }
-    if training.steps == 0:
-        raise ValueError(f"{config.run_dir} has not trained yet: its checkpoint is at step 0")
     seeds = environment_seeds(Purpose.GUARANTEE, config.seed, count=2)
     generator = torch_generator(Purpose.GUARANTEE, config.seed)
     policies: dict[DataPolicy, HistoryPolicy] = {"current": training.policy, "previous": training.data_policy}

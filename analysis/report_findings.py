@@ -79,6 +79,7 @@ def surrogates_of(directory: RunDirectory, check: dict[str, Any]) -> dict[str, A
     """The surrogates of a run that is certified too, on episodes of their own, as many as ``check`` had."""
     training = Training(dataclasses.replace(directory.config, device="cpu"))
     training.load_state(directory.load_checkpoint())
+    training.check_fitted()
     generator = torch_generator(Purpose.SURROGATES, check["seed"])
     trajectories = run_episodes(
         training.config.env_id,

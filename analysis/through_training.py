@@ -317,7 +317,12 @@ def fresh_episodes(
 def look(
     training: Training, policies: dict[int, HistoryPolicy], config: ThroughTrainingConfig, table: ResumableTable[Row]
 ) -> None:
-    """Measure every age and every planted fault at the training's present step, and add the rows not there yet."""
+    """Measure every age and every planted fault at the training's present step, and add the rows not there yet.
+
+    Raises:
+        ValueError: when there is no model yet.
+    """
+    training.check_fitted()
     dynamics = training.environment.unwrapped.dynamics  # type: ignore[attr-defined]
     seed, step = training.config.seed, training.steps
     done = {(row.age, row.case) for row in table.rows if (row.seed, row.step) == (seed, step)}

@@ -16,6 +16,7 @@ Runs are environments x algorithms x variants x seeds and are called ``environme
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import json
@@ -28,6 +29,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from m3po.config import Config
+from m3po.files import read_regular
 
 # What the sweep sets itself, and what is said once for all.
 _NOT_SETTINGS = {
@@ -78,10 +80,10 @@ def read_grid(file: Path, out: Path) -> list[Run]:
         ValueError: names what is wrong, and where, in one line.
     """
     try:
-        grid = tomllib.loads(file.read_text(encoding="utf-8"))
+        grid = tomllib.loads(read_regular(file).decode("utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"cannot read {file}: {error}") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ValueError(f"{file} is not TOML: {error}") from error
     try:
         return expand(grid, out)
@@ -223,7 +225,7 @@ def _checked(name: str, value: Any, hint: Any, where: str) -> Any:
     if name == "env_options" and isinstance(value, dict):
         try:
             return json.dumps(value, allow_nan=False)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"{where}: env_options must be what JSON can say: {error}") from error
     if get_origin(hint) is Literal:
         if value not in get_args(hint):
@@ -233,7 +235,8 @@ def _checked(name: str, value: Any, hint: Any, where: str) -> Any:
     if type(value) in kinds:
         return value
     if type(value) is int and float in kinds:
-        return float(value)
+        with contextlib.suppress(OverflowError):
+            return float(value)
     raise ValueError(f"{where}: {name} must be {_KINDS[kinds[0]]}, got {value!r}")
 
 

@@ -148,6 +148,23 @@ class TrainingLoop(ABC):
         """Whether the next real step is the first of an epoch, before which the model is fitted."""
         return self._epoch_step is None and self.steps >= self.config.initial_random_steps
 
+    @property
+    def fitted(self) -> bool:
+        """Whether there is a model: it is first fitted when the first epoch begins."""
+        return self._epoch_step is not None or self.measured_at > 0
+
+    def check_fitted(self) -> None:
+        """There is a model to measure.
+
+        Raises:
+            ValueError: when it was never fitted.
+        """
+        if not self.fitted:
+            raise ValueError(
+                f"{self.config.run_dir} has no model yet: at step {self.steps}, and the model is first fitted after "
+                f"{self.config.initial_random_steps} steps (--initial-random-steps)"
+            )
+
     def advance(self) -> dict[str, Any] | None:
         """The next real step with all that belongs to it; a row of metrics when it completed an epoch.
 

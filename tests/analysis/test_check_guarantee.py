@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import analysis.report
 import bounds
 from analysis import check_guarantee
 from analysis.check_guarantee import CheckConfig, check, gap_of, judge
 from bounds.confidence import Interval
 from m3po.model import EnsembleModel
 from m3po.run_directory import RunDirectory
-from m3po.train import train
+from m3po.train import Training, start, train
 from tests.analysis.conftest import tiny_config
 
 GAP = {"estimate": -1.0, "lower": -1.5, "upper": -0.5}
@@ -193,12 +194,31 @@ def test_bad_input_exits_2_and_names_it(tiny_run: Path, tmp_path: Path, capsys):
     assert "checkpoint.pt" in one_line_error(capsys, [str(broken)])
 
 
-def test_a_run_that_has_not_trained_is_refused(tiny_run: Path, tmp_path: Path, capsys):
-    untrained = tmp_path / "untrained"
-    shutil.copytree(tiny_run, untrained)
-    run = RunDirectory.read(untrained)
-    run.save_checkpoint({**run.load_checkpoint(), "steps": 0})
-    assert "step 0" in one_line_error(capsys, [str(untrained)])
+@pytest.mark.parametrize("total_steps", [0, 120])
+def test_a_run_whose_model_was_never_fitted_is_refused(total_steps: int, tiny_run: Path, tmp_path: Path, capsys):
+    """Right after the untrained evaluation, and among the random steps, as a stop leaves them."""
+    path = tmp_path / "run"
+    untrained = start(tiny_config(path), run := RunDirectory.create(tiny_config(path)))
+    while untrained.steps < total_steps:
+        untrained.advance()
+    run.save_checkpoint(untrained.state())
+    run.release()
+    expected = f"{path} has no model yet: at step {total_steps}, and the model is first fitted after"
+    assert expected in one_line_error(capsys, [str(path)])
+    with pytest.raises(SystemExit) as stop:
+        analysis.report.cli([str(path)])
+    assert stop.value.code == 2
+    assert expected in capsys.readouterr().err
+    assert not (path / "report.html").exists()
+
+
+def test_the_model_is_fitted_when_the_first_epoch_begins(tmp_path: Path):
+    training = Training(dataclasses.replace(tiny_config(tmp_path / "run"), initial_random_steps=20))
+    for _ in range(20):
+        training.advance()
+        assert not training.fitted
+    training.advance()
+    assert training.fitted
 
 
 def test_another_rollout_length_may_be_certified_than_the_run_was_trained_with(tiny_run, report):

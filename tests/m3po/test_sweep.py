@@ -203,6 +203,12 @@ def test_a_mistake_in_a_grid_is_named(text: str) -> None:
     ("text", "message"),
     [
         ("seeds = [0", "is not TOML"),
+        ("seeds = " + "[" * 10**5, "is not TOML"),
+        ("\ufeffseeds = [0]\nwidth = 0", "--width must be >= 1, got 0"),
+        (f"seeds = [0]\ndiscount = {10**400}", "discount must be a number, got 1000"),
+        ("seeds = [0]\ndiscount = nan", "--discount must be in [0, 1), got nan"),
+        (f"seeds = [{2**64}]", f"--seed must be <= {2**63 - 2}, got {2**64}"),
+        ("seeds = [0]\nenv_options = { when = 2026-01-01 }", "env_options must be what JSON can say"),
         ("seeds = [0]\nwidth = 0", "--width must be >= 1, got 0"),
         ("seeds = [0]\nenv_id = 'm3po/Nowhere-v0'", "unknown environment 'm3po/Nowhere-v0'"),
         (
