@@ -437,9 +437,9 @@ def _episodes_lacking(evidence: Evidence, samples: Samples, confidence: float, l
     while many - few > max(1, many // 20):
         middle = (few + many) // 2
         few, many = (few, middle) if enough(middle) else (middle, many)
-    # Other episodes are not these: a tenth more, in two digits.
+    # Other episodes are not these: a fifth more, in two digits.
     digits = 10 ** max(len(str(many)) - 2, 0)
-    needed = math.ceil(1.1 * many / digits) * digits
+    needed = math.ceil(1.2 * many / digits) * digits
     return Lacking(
         f"{evidence.episodes} episodes are too few; about {needed:,} like these, with as many more returns of the "
         f"model, would do; {limit}",

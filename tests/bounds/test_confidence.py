@@ -235,3 +235,34 @@ def test_bad_values_are_named(call, named):
     with pytest.raises(ValueError) as raised:
         call()
     assert named in str(raised.value)
+
+
+def test_rows_stacked_by_kind_do_not_give_a_false_end():
+    """In the order given, the bets are over before the second kind comes: an upper end of .087 for a mean of .275."""
+    blocks = np.repeat([0.05, 0.5], 150)
+    assert betting(blocks, sides="upper", order=None).upper < 0.1
+    for size, order in itertools.product((150, 40, 1000), range(3)):
+        draws = np.repeat([0.05, 0.5], size)
+        assert betting(draws, sides="upper", order=order).upper > 0.275
+        assert betting(1 - draws, sides="lower", order=order).lower < 0.725
+    tasks = np.repeat([0.1, 0.9, 0.2, 0.6], 100)
+    found = betting(tasks)
+    assert found.lower < tasks.mean() < found.upper
+
+
+def test_the_order_depends_on_nothing_but_the_number_of_draws_and_is_shared():
+    draws = np.random.default_rng(8).random((70, 3))
+    together = betting(draws)
+    for entry in range(3):
+        assert betting(draws[:, entry]).lower == together.lower[entry]
+    by_hand = betting(draws[np.random.default_rng(0).permutation(70)], order=None)
+    np.testing.assert_array_equal(by_hand.upper, together.upper)
+    assert (betting(draws, order=1).upper != together.upper).all()
+
+
+def test_ends_that_cross_are_refused():
+    coins = (np.random.default_rng(4).random((300, 3000)) < 0.5).astype(float)
+    as_given = betting(coins, 0.6, order=None)
+    assert 0 < (as_given.lower > as_given.upper).mean() < 0.02
+    with pytest.raises(ValueError, match="the draws are not iid: their mean is at least"):
+        betting(coins, 0.6)

@@ -1,0 +1,137 @@
+"""The error probabilities that are handed to the intervals add up to the one that is promised.
+
+A deleted union bound leaves every certificate plausible, so the levels themselves are asserted; and copies of the code
+with one deleted are seen by these assertions.
+"""
+
+from __future__ import annotations
+
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from analysis import certify as certify_module
+from analysis import check_guarantee
+from analysis.check_guarantee import CheckConfig
+from bounds import confidence
+
+CONFIDENCE = 0.9
+
+
+def mutant(module: types.ModuleType, before: str, after: str) -> types.ModuleType:
+    """The module, made anew from its source with one piece changed."""
+    assert module.__file__ is not None
+    source = Path(module.__file__).read_text()
+    assert source.count(before) >= 1, f"{module.__name__} has no {before!r}"
+    changed = types.ModuleType(module.__name__ + " (changed)")
+    changed.__dict__["__file__"] = module.__file__
+    sys.modules[changed.__name__] = changed
+    exec(compile(source.replace(before, after), module.__file__, "exec"), changed.__dict__)
+    return changed
+
+
+def spied(module: Any, monkeypatch: pytest.MonkeyPatch, *names: str) -> list[float]:
+    """Records 1 - confidence of every call of an interval; ``simultaneous`` shares one among its entries."""
+    risks: list[float] = []
+    for name in names:
+        true = getattr(module, name)
+
+        def noted(*arguments: Any, true: Any = true, name: str = name, **keywords: Any) -> Any:
+            place = {"betting": 1, "simultaneous": 2, "profile": 1}[name]
+            risks.append(1 - arguments[place])
+            if name == "simultaneous":  # which would otherwise call what is spied on
+                arguments = (confidence.betting, *arguments[1:])
+            return true(*arguments, **keywords)
+
+        monkeypatch.setattr(module, name, noted)
+    return risks
+
+
+def evidence(module: Any, paired: bool) -> Any:
+    rng = np.random.default_rng(0)
+    shape = (60, 5)
+    log_p = rng.normal(size=shape)
+    return module.Evidence(
+        log_density=log_p, log_model_density=log_p - 0.2, log_data_policy=log_p, log_policy=log_p - 0.1,
+        rewards=np.full(shape, 0.5), predicted_rewards=np.full(shape, 0.6),
+        model_returns=rng.uniform(1, 2, 60 if paired else 59), reward_low=0.0, reward_high=1.0, discount=0.9,
+        rollout_length=2,
+    )  # fmt: skip
+
+
+def certify_shares_its_risk(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two methods; the first one interval, or two where returns and episodes do not pair; the second four."""
+    for paired, candidates in ((True, 1), (False, 1), (True, 5)):
+        with monkeypatch.context() as patch:
+            risks = spied(module, patch, "betting", "simultaneous")
+            module.best_lower_bound(*_parts(module, paired), 1 - (1 - CONFIDENCE) / candidates)
+        assert len(risks) == (5 if paired else 6)
+        assert sum(risks) == pytest.approx((1 - CONFIDENCE) / candidates)
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "what_is_lacking", lambda *_: module.Lacking("nothing"))
+            risks = spied(module, patch, "betting", "simultaneous")
+            module.certify(evidence(module, paired), CONFIDENCE, candidates)
+        assert sum(risks) == pytest.approx((1 - CONFIDENCE) / candidates)
+
+
+def _parts(module: Any, paired: bool) -> tuple[Any, Any]:
+    given = evidence(module, paired)
+    return given, module.Samples.of(given)
+
+
+def check_shares_its_risk(module: Any, monkeypatch: pytest.MonkeyPatch, run: Path) -> None:
+    """All intervals of one data policy, with the true return, risk no more than 1 - confidence together."""
+    for candidates in (1, 4):
+        with monkeypatch.context() as patch:
+            risks = spied(module, patch, "betting", "profile")
+            module.check(CheckConfig(run_dir=run, episodes=4, confidence=CONFIDENCE, candidates=candidates))
+        # The true return, and of two data policies the returns, the summed errors and the profiles.
+        true, rest = risks[0], risks[1:]
+        assert len(rest) >= 2 * 7
+        assert true + sum(rest) / 2 <= (1 - CONFIDENCE) / candidates * (1 + 1e-9)
+
+
+def test_certify_shares_its_risk(monkeypatch: pytest.MonkeyPatch) -> None:
+    certify_shares_its_risk(certify_module, monkeypatch)
+
+
+def test_check_guarantee_shares_its_risk(monkeypatch: pytest.MonkeyPatch, tiny_run: Path) -> None:
+    check_shares_its_risk(check_guarantee, monkeypatch, tiny_run)
+
+
+MUTATIONS: list[tuple[types.ModuleType, Callable[..., None], str, str]] = [
+    (
+        certify_module, certify_shares_its_risk,
+        "    half = 1 - (1 - confidence) / 2\n    error =", "    half = confidence\n    error =",
+    ),
+    (
+        certify_module, certify_shares_its_risk,
+        "    half = 1 - (1 - confidence) / 2\n    bounds =", "    half = confidence\n    bounds =",
+    ),
+    (certify_module, certify_shares_its_risk, "each = 1 - (1 - confidence) / measured", "each = confidence"),
+    (certify_module, certify_shares_its_risk, "shared = 1 - (1 - confidence) / candidates", "shared = confidence"),
+    (check_guarantee, check_shares_its_risk, "STATEMENTS = 6 + 2 * len(SCHEMES)", "STATEMENTS = 2"),
+    (
+        check_guarantee, check_shares_its_risk,
+        "shared = 1 - (1 - config.confidence) / config.candidates", "shared = config.confidence",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("module", "check", "before", "after"), MUTATIONS, ids=lambda each: str(each)[-50:])
+def test_a_deleted_union_bound_is_seen(
+    module: types.ModuleType,
+    check: Callable[..., None],
+    before: str,
+    after: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_run: Path,
+) -> None:
+    changed = mutant(module, before, after)
+    with pytest.raises(AssertionError):
+        check(changed, monkeypatch, *((tiny_run,) if module is check_guarantee else ()))
