@@ -29,7 +29,10 @@ def nonnegative_lower(
     At m = the mean, each product is a nonnegative martingale that starts at 1, and so is their average over the fixed
     bets f; by Ville's inequality it ever reaches 1/delta with probability at most delta. Nothing is assumed about the
     largest possible sample. It is enough that each sample's mean *given the ones before it* is the same (or at most the
-    mean that is bounded): the samples may come from several, or adaptively chosen, data policies.
+    mean that is bounded): the samples may come from several, or adaptively chosen, data policies. Independent samples
+    of *different* means, such as rows stacked by task, are allowed without ``running``: then the bound is one for the
+    average of their means, since E prod_n (1 - f + f X_n/m) = prod_n (1 - f + f E X_n/m) is at most the n-th power of
+    the factors' average, which is 1. With ``running`` they are not: the first rows alone would be believed.
 
     Args:
         samples: [n, ...], n >= 1 draws >= 0 along axis 0; every further axis is another quantity.

@@ -113,6 +113,19 @@ def test_adaptively_chosen_samples_of_one_mean_are_covered() -> None:
     assert missed <= 400 * 0.1 + 2 * 6
 
 
+def test_rows_stacked_by_different_means_are_bounded_by_their_average_but_not_at_every_n() -> None:
+    """Rows of .5 before rows of .05, whose average is .275; stacked either way the bound is the same."""
+    rows = np.concatenate([np.full(150, 0.5), np.full(150, 0.05)])
+    assert nonnegative_lower(rows) <= 0.275
+    assert nonnegative_lower(rows[::-1]) == pytest.approx(nonnegative_lower(rows), rel=1e-11)
+    assert nonnegative_lower(rows, running=True)[-1] > 0.275
+    means = np.repeat([0.9, 0.3, 0.05], 3)
+    sequences = np.array(list(itertools.product([0, 1], repeat=9)))
+    probability = np.where(sequences == 1, means, 1 - means).prod(axis=1)
+    missed = nonnegative_lower(sequences.T.astype(float), 0.8) > means.mean()
+    assert float(probability[missed].sum()) <= 0.2
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
