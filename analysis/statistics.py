@@ -27,7 +27,7 @@ from scipy import special
 from analysis.csv_lines import read_lines
 from analysis.figure_style import INK, VARIANT_COLOURS, figure_style
 from m3po.command_line import json_of, run
-from m3po.flag_checks import Confidence, Seed, Within, check_directory_of, check_fields
+from m3po.flag_checks import Confidence, NotNegative, Seed, Within, check_directory_of, check_fields
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -572,7 +572,7 @@ class StatisticsConfig:
     anchors: tuple[str, ...] = ()
     """ENVIRONMENT=LOW,HIGH for each environment: replace every return by (return - LOW)/(HIGH - LOW). A table without
     the column has one environment, called all. Needed as soon as there are several."""
-    last_step: int | None = None
+    last_step: NotNegative | None = None
     """Leave out evaluations after this step; the last one that is left is the final one."""
     environment: str | None = None
     """Read the rows of this environment only."""

@@ -76,6 +76,7 @@ def _words(box: str) -> str:
         del lines[0]
     first_rule = next((i for i, line in enumerate(lines) if line.startswith(("─", "╰", "---"))), len(lines))
     text = " ".join(" ".join(lines[:first_rule]).split())
+    text = re.sub(r"'([^']{60})[^']{20,}'", r"'\1...'", text)  # the flag comes after a value that is too long to show
     return re.sub(r"^Error parsing [A-Z]\w*: ", "", text)
 
 

@@ -16,6 +16,7 @@ Upper ends keep numbers out that no machine can work through or hold in memory.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import functools
 import math
 import numbers
@@ -153,6 +154,12 @@ def _check_one(label: str, value: Any, kind: Any, ranges: Sequence[Within]) -> N
     python_type, described = _KINDS[kind]
     if not isinstance(value, python_type) or (isinstance(value, bool) and kind is not bool):
         raise ValueError(f"{label} must be {described}, got {value!r}")
+    if isinstance(value, Path):
+        try:
+            value.lstat()
+        except (OSError, ValueError) as error:  # the name may be too long, or hold a NUL
+            if isinstance(error, ValueError) or error.errno == errno.ENAMETOOLONG:
+                raise ValueError(f"{label}: no file can be called so, got {value}") from error
     for each in ranges or ([Within()] if kind is float else []):
         must = each.must(value)
         if must is not None:

@@ -68,7 +68,7 @@ class SweepConfig:
         if self.client and (self.out is None or not self.out.is_absolute()):
             raise ValueError(f"--address {self.address} needs --out, an absolute path on the cluster, got {self.out}")
         if self.seconds_per_step is not None and not self.list_runs:
-            raise ValueError("--seconds-per-step goes with --list")
+            raise ValueError(f"--seconds-per-step goes with --list, got {self.seconds_per_step} without it")
 
     @property
     def client(self) -> bool:

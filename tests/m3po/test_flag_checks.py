@@ -82,6 +82,8 @@ BAD: list[tuple[str, Any, str]] = [
     ("loud", 1, "--loud must be true or false, got 1"),
     ("name", None, "--name must be text, got None"),
     ("out", "file", "--out must be a path, got 'file'"),
+    ("out", Path("a" * 300), f"--out: no file can be called so, got {'a' * 300}"),
+    ("out", Path("a\0b"), "--out: no file can be called so, got a\0b"),
 ]
 
 
