@@ -61,6 +61,16 @@ NO_DENSITY = (
 VACUOUS_SHARE = 0.99
 
 
+def no_density(obstacle: str | None) -> str:
+    """Why no total variation can be measured; ``obstacle`` is the wrapper that stands between, None without one."""
+    if obstacle is None:
+        return NO_DENSITY
+    return (
+        f"the environment offers a one-step density, and {obstacle} may change the observations, actions or rewards "
+        "that it speaks of, so no total variation can be measured"
+    )
+
+
 @dataclass(frozen=True)
 class CheckConfig:
     """Measure the true return, the model return and the errors of a trained run, and hold the gap against every bound.
@@ -280,7 +290,7 @@ def checks_of(
 ) -> list[Check]:
     """Every bound of the catalogue and both certificates against the measurement."""
     config = training.config
-    dynamics = training.environment.unwrapped.dynamics  # type: ignore[attr-defined]
+    dynamics = training.dynamics
     low, high = dynamics.reward_low, dynamics.reward_high
     trivial = {
         paid: trivial_gap(dynamics, config.discount, training.horizon, learned_reward=paid) for paid in (True, False)
@@ -335,10 +345,10 @@ def check(config: CheckConfig) -> dict[str, Any]:
     """
     directory = RunDirectory.read(config.run_dir)
     state = directory.load_checkpoint()
-    training = Training(dataclasses.replace(directory.config, device="cpu"))
+    training = Training(directory.config.on_cpu())
     training.load_state(state)
     training.check_fitted()
-    dynamics = getattr(training.environment.unwrapped, "dynamics", None)
+    dynamics = training.dynamics
     length = config.rollout_length or training.config.rollout_length_at(training.steps)
     report: dict[str, Any] = {
         "run_dir": str(config.run_dir),
@@ -374,20 +384,20 @@ def check(config: CheckConfig) -> dict[str, Any]:
         progress.update()
     returns = episodes["current"].returns(training.config.discount)
     if not isinstance(dynamics, CertifiableDynamics):
-        low, high = getattr(training.environment.unwrapped, "reward_range", None) or (-math.inf, math.inf)
+        low, high = training.offers.reward_range
         found = surrogates(
             training,
             episodes["current"],
             generator,
             1 - (1 - config.confidence) / config.candidates,
-            low=float(low),
-            high=float(high),
+            low=low,
+            high=high,
         )
         progress.update()
         progress.close()
         return report | {
             "verdict": "surrogate",
-            "reason": NO_DENSITY,
+            "reason": no_density(training.offers.obstacle),
             "nll": found["nll"]["estimate"],
             "true_return": found["return_gap"]["true_return"],
             "surrogates": found,

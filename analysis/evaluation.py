@@ -7,7 +7,6 @@ same environments.
 from __future__ import annotations
 
 import csv
-import dataclasses
 import json
 import sys
 from collections.abc import Sequence
@@ -136,7 +135,7 @@ def evaluate(config: EvaluationConfig) -> list[dict[str, Any]]:
     seen: set[tuple[str, str]] = set()
     for path in tqdm(config.run_dirs, desc="evaluating", file=sys.stderr, disable=not sys.stderr.isatty()):
         directory = RunDirectory.read(path)
-        settings = dataclasses.replace(directory.config, device="cpu")
+        settings = directory.config.on_cpu()
         state = directory.load_checkpoint()
         training = training_of(settings)
         training.load_state(state)

@@ -194,7 +194,7 @@ def fitted(
 
 def median_bias(training: Training, episodes: Trajectories) -> float:
     """Median over steps of |(mean of the model - f(o, a))/noise|, Euclidean over coordinates."""
-    dynamics = training.environment.unwrapped.dynamics  # type: ignore[attr-defined]
+    dynamics = training.dynamics
     data = EncodedTrajectories.of(episodes, 0, training.device)
     size = data.windows.observation.shape[1]
     with torch.no_grad():
@@ -223,7 +223,7 @@ def level_rows(
 ) -> None:
     """Measure one noise level with every sample size that is missing."""
     training = trained(config, f"{kind}-{level:g}", noise)
-    dynamics = training.environment.unwrapped.dynamics  # type: ignore[attr-defined]
+    dynamics = training.dynamics
     stream = (Purpose.NOISE_LEVEL, config.seed, KINDS.index(kind), round(1e6 * level))
     seeds, generator = environment_seeds(*stream, count=3), torch_generator(*stream)
     episodes = episodes_of(training, training.policy, config.episodes, seeds[0], generator)

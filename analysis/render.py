@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -184,7 +183,7 @@ def main(config: RenderConfig) -> int:
     is_point_mass = directory.config.env_id.split(":")[-1] == "m3po/SwitchingPointMass-v0"
     if not is_point_mass:
         choose_backend()
-    training = training_of(dataclasses.replace(directory.config, device="cpu"))
+    training = training_of(directory.config.on_cpu())
     training.load_state(state)
     environment = training.environment
     bare: Any = environment.unwrapped

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +76,7 @@ def findings(run_dir: Path, *, episodes: int | None, confidence: float, seed: in
 
 def surrogates_of(directory: RunDirectory, check: dict[str, Any]) -> dict[str, Any]:
     """The surrogates of a run that is certified too, on episodes of their own, as many as ``check`` had."""
-    training = Training(dataclasses.replace(directory.config, device="cpu"))
+    training = Training(directory.config.on_cpu())
     training.load_state(directory.load_checkpoint())
     training.check_fitted()
     generator = torch_generator(Purpose.SURROGATES, check["seed"])

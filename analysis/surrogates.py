@@ -78,11 +78,11 @@ def pit(model: EnsembleModel, data: EncodedTrajectories) -> Array:
     """
     size = data.next_observations.shape[1]
     mean, std = model.target_normaliser.mean[:size], model.target_normaliser.std[:size]
-    columns = (data.features(model.encoder), data.windows.observation, data.actions, data.next_observations)
+    columns = (data.features(model.encoder), data.actions, data.changes)
     parts = []
-    for features, observation, action, following in zip(*(each.split(ROWS_AT_A_TIME) for each in columns), strict=True):
+    for features, action, change in zip(*(each.split(ROWS_AT_A_TIME) for each in columns), strict=True):
         centre, log_variance = (each[..., :size].double() for each in model.elite_moments(features, action))
-        target = ((following - observation - mean) / std).double()
+        target = ((change - mean) / std).double()
         parts.append(torch.special.ndtr((target - centre) * torch.exp(-0.5 * log_variance)).mean(dim=0))
     values: Array = torch.cat(parts).cpu().numpy()
     return values.reshape(*data.trajectories.rewards.shape, size)

@@ -190,8 +190,14 @@ class ContractingModel(EnsembleModel):
         return CONTRACTION * following, reward
 
     def observation_log_density(
-        self, features: Tensor, observation: Tensor, action: Tensor, next_observation: Tensor
+        self,
+        features: Tensor,
+        observation: Tensor,
+        action: Tensor,
+        next_observation: Tensor,
+        change: Tensor | None = None,
     ) -> Tensor:
+        assert change is None, "the point mass stays near 0"
         inner = super().observation_log_density(features, observation, action, next_observation / CONTRACTION)
         return inner - observation.shape[1] * math.log(CONTRACTION)
 
@@ -200,9 +206,14 @@ class OverclaimingModel(ContractingModel):
     """The same broken model, which claims the density of the trained one."""
 
     def observation_log_density(
-        self, features: Tensor, observation: Tensor, action: Tensor, next_observation: Tensor
+        self,
+        features: Tensor,
+        observation: Tensor,
+        action: Tensor,
+        next_observation: Tensor,
+        change: Tensor | None = None,
     ) -> Tensor:
-        return EnsembleModel.observation_log_density(self, features, observation, action, next_observation)
+        return EnsembleModel.observation_log_density(self, features, observation, action, next_observation, change)
 
 
 def with_broken_model(training: Training, kind: type[EnsembleModel]) -> Training:
@@ -227,7 +238,7 @@ def certificate_check(
     if learned_reward:
         return checks_of(training, measured, true_return, on_policy, LENGTH)[0]
     # check_guarantee holds the catalogue against the known reward; this is the certificate without its reward part.
-    dynamics = training.environment.unwrapped.dynamics  # type: ignore[attr-defined]
+    dynamics = training.dynamics
     value = certificate_of(training, measured, "upper", learned_reward=False).value
     gap = gap_of(true_return, measured.model_returns["branched", False])
     verdict, reason = judge(gap, value, two_sided=True, certified=None)
@@ -242,7 +253,7 @@ def certificate_of(
     training: Training, measured: Measured, end: Literal["estimate", "upper"], *, learned_reward: bool
 ) -> bounds.Certificate:
     """Theorem 4 with k = 1 at the estimates or the upper ends of the measured profiles."""
-    dynamics = training.environment.unwrapped.dynamics  # type: ignore[attr-defined]
+    dynamics = training.dynamics
     return bounds.certificate(
         getattr(measured.model_error, end),
         getattr(measured.policy_divergence, end),
@@ -256,7 +267,7 @@ def certificate_of(
 
 def row_of(training: Training, measured: Measured, check: Check, true_return: Interval, **where: Any) -> dict[str, Any]:
     """What a ``Row`` says beyond ``where`` it was measured."""
-    dynamics = training.environment.unwrapped.dynamics  # type: ignore[attr-defined]
+    dynamics = training.dynamics
     learned = check.learned_reward
     promised = measured.model_returns["branched", learned]
     parts = certificate_of(training, measured, "estimate", learned_reward=learned)
@@ -323,7 +334,7 @@ def look(
         ValueError: when there is no model yet.
     """
     training.check_fitted()
-    dynamics = training.environment.unwrapped.dynamics  # type: ignore[attr-defined]
+    dynamics = training.dynamics
     seed, step = training.config.seed, training.steps
     done = {(row.age, row.case) for row in table.rows if (row.seed, row.step) == (seed, step)}
     missing = [age for age in config.ages_at(step) if (age, TRAINED) not in done]

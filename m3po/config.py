@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -26,6 +26,9 @@ from m3po.flag_checks import (
 )
 
 Algorithm = Literal["m3po", "m3po-h", "m3po-full", "pearl", "grbal"]
+
+# Algorithms without a model of the environment, whose rollouts would have to know when an episode ends.
+MODEL_FREE: tuple[Algorithm, ...] = ("pearl",)
 
 # Settings that only some algorithms read; of runs of the others they say nothing.
 ONLY_READ_BY: dict[str, tuple[Algorithm, ...]] = {
@@ -232,6 +235,10 @@ class Config:
             raise ValueError(
                 f"--rollout-interval must be <= --epoch-steps, got {self.rollout_interval} > {self.epoch_steps}"
             )
+
+    def on_cpu(self) -> Config:
+        """The same run, to be looked at on a processor, wherever it was trained."""
+        return replace(self, device="cpu", cuda_graphs=False)
 
     def environment_options(self) -> dict[str, Any]:
         """``env_options`` as keyword arguments."""

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-import m3po.envs  # noqa: F401 (registers the environments)
+from m3po.checked_environment import SideBySide, change_of, to_tensor
+from m3po.checked_environment import to_environment as to_environment
+from m3po.environment import make_environment as make_environment
 from m3po.policy import Policy
 from m3po.types import Windows
 
@@ -46,41 +46,6 @@ class Trajectories:
         return np.asarray(self.rewards @ discount ** np.arange(self.rewards.shape[1], dtype=np.float64))
 
 
-def make_environment(env_id: str, **options: Any) -> gym.Env[Any, Any]:
-    """gym.make with one-line errors.
-
-    Raises:
-        ValueError: for an unknown id or option, an environment without time limit, spaces that are not flat boxes, or
-            actions without finite bounds.
-    """
-    try:
-        environment = gym.make(env_id, **options)
-    except (gym.error.Error, ImportError) as error:
-        raise ValueError(f"unknown environment {env_id!r}: {error}") from error
-    except TypeError as error:
-        raise ValueError(f"{env_id} does not take the options {options}: {error}") from error
-    spaces = (environment.observation_space, environment.action_space)
-    if not all(isinstance(space, gym.spaces.Box) and len(space.shape) == 1 for space in spaces):
-        raise ValueError(f"{env_id} has no flat Box observations and actions: {spaces}")
-    box = environment.action_space
-    if not (isinstance(box, gym.spaces.Box) and box.is_bounded()):
-        raise ValueError(f"{env_id} has an action space without finite bounds: {box}")
-    if environment.spec is None or environment.spec.max_episode_steps is None:
-        raise ValueError(f"{env_id} has no time limit (max_episode_steps)")
-    return environment
-
-
-def to_tensor(values: Any, device: torch.device) -> Tensor:
-    return torch.as_tensor(np.asarray(values, dtype=np.float32), device=device)
-
-
-def to_environment(action: Tensor, space: gym.spaces.Box) -> NDArray[np.float32]:
-    """[-1, 1] -> the bounds of the action space, coordinate by coordinate; rounding never leaves the box."""
-    low, high = space.low, space.high
-    rescaled = low + 0.5 * (action.cpu().numpy() + 1.0) * (high - low)
-    return np.asarray(np.clip(rescaled, low, high), dtype=np.float32)
-
-
 def run_episodes(
     env_id: str,
     policy: Policy,
@@ -101,22 +66,27 @@ def run_episodes(
         generator: of the actions.
         deterministic: take the mean of the policy instead of a sample.
         options: what to build the environment with.
+
+    Raises:
+        ValueError: when ``episodes`` < 1, and as ``SideBySide``.
+        DivergenceError: when an observation or a reward is not a finite number.
     """
     if episodes < 1:
         raise ValueError(f"episodes must be >= 1, got {episodes}")
-    options = options or {}
-    environments = gym.make_vec(env_id, num_envs=episodes, **options)
-    assert environments.spec is not None
-    # The vector's specification knows the registered limit only.
-    horizon = options.get("max_episode_steps", environments.spec.max_episode_steps)
-    space = environments.single_action_space
-    assert isinstance(space, gym.spaces.Box)
-    assert horizon is not None
-    device = policy.device
+    environments = SideBySide(env_id, options or {}, episodes)
+    try:
+        return _run(environments, policy, seed, generator, deterministic=deterministic)
+    finally:
+        environments.close()
 
-    observation, info = environments.reset(seed=seed)
-    observation_size, action_size = observation.shape[1], space.shape[0]
-    observations = np.zeros((episodes, horizon + 1, observation_size))
+
+def _run(
+    environments: SideBySide, policy: Policy, seed: int, generator: torch.Generator, *, deterministic: bool
+) -> Trajectories:
+    episodes, horizon, device = environments.count, environments.horizon, policy.device
+    observation, task = environments.reset(seed)
+    action_size = environments.action_space.shape[0]
+    observations = np.zeros((episodes, horizon + 1, environments.observation_size))
     actions = np.zeros((episodes, horizon, action_size), dtype=np.float32)
     raw_actions = np.zeros_like(actions)
     rewards = np.zeros((episodes, horizon))
@@ -127,16 +97,18 @@ def run_episodes(
     windows = Windows.initial(to_tensor(observation, device), policy.history_length, action_size)
     for t in range(horizon):
         action, raw = policy.act(windows, generator, deterministic=deterministic)
-        tasks[alive, t] = np.asarray(info.get("task", tasks[:, t]))[alive]
-        observation, reward, terminated, truncated, info = environments.step(to_environment(action, space))
+        tasks[alive, t] = task[alive]
+        answers = environments.step(action, alive, t)
+        task = answers.tasks
         actions[alive, t] = action.cpu().numpy()[alive]
         raw_actions[alive, t] = raw.cpu().numpy()[alive]
-        rewards[alive, t] = reward[alive]
-        observations[alive, t + 1] = observation[alive]
+        rewards[alive, t] = answers.rewards[alive]
+        observations[alive, t + 1] = answers.observations[alive]
         valid[alive, t] = True
-        alive = alive & ~terminated & ~truncated
+        alive = alive & ~answers.terminated & ~answers.truncated
         if not alive.any():
             break
-        windows = windows.push(action, to_tensor(observation, device))
-    environments.close()
+        change = to_tensor(change_of(observation, answers.observations), device)
+        observation = answers.observations
+        windows = windows.push(action, to_tensor(observation, device), change)
     return Trajectories(observations, actions, raw_actions, rewards, tasks, valid)

@@ -272,14 +272,16 @@ def check_environments(runs: Sequence[Run]) -> None:
     Raises:
         ValueError: names the first run whose environment cannot be built.
     """
-    from m3po.evaluate import make_environment  # torch and mujoco: seconds that a mistake in the grid need not wait for
+    from m3po.environment_trial import (
+        try_environment,
+    )  # torch and mujoco: seconds that a mistake in the grid need not wait for
 
     built = set()
     for run in runs:
-        key = (run.config.env_id, run.config.env_options)
+        key = (run.config.env_id, run.config.env_options, run.config.algorithm)
         if key not in built:
             try:
-                make_environment(run.config.env_id, **run.config.environment_options()).close()
+                try_environment(run.config)
             except ValueError as error:
                 raise ValueError(f"{run.name}: {error}") from error
             built.add(key)

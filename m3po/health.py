@@ -60,6 +60,35 @@ def check_updates(metrics: Sequence[Mapping[str, Tensor]], batches: Sequence[Bat
     )
 
 
+def check_row(row: Mapping[str, object]) -> None:
+    """Every number of a row of metrics is finite: they are written as JSON, which has no others.
+
+    Raises:
+        DivergenceError: names the metric and the step.
+    """
+    for name, value in row.items():
+        values = value if isinstance(value, list | tuple) else [value]
+        lost = next((each for each in values if isinstance(each, float) and not math.isfinite(each)), None)
+        if lost is not None:
+            raise DivergenceError(f"{name} is {lost} at real step {row.get('step')}")
+
+
+def unresolved_coordinates(observations: Tensor, changes: Tensor) -> list[str]:
+    """Which coordinates float32 cannot resolve: its numbers are apart by more than a tenth of a usual change.
+
+    Args:
+        observations, changes: o_t and o_{t+1} - o_t of real steps, each [N, O].
+    """
+    largest = observations.abs().amax(dim=0).double()
+    apart = 2.0 ** (torch.floor(torch.log2(largest.clamp(min=1e-30))) - 23)
+    usual = changes.double().square().mean(dim=0).sqrt()
+    return [
+        f"coordinate {place} is around {largest[place]:.3g}, where float32 numbers are {apart[place]:.2g} apart, and "
+        f"changes by {usual[place]:.2g} in a step: the networks cannot see it move (subtract an offset)"
+        for place in ((usual > 0) & (usual < 10 * apart)).nonzero()[:, 0].tolist()
+    ]
+
+
 def warnings_of(
     row: Mapping[str, float], *, largest_reward: float, discount: float, target_entropy: float
 ) -> list[str]:

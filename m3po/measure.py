@@ -17,9 +17,10 @@ from torch import Tensor
 
 from bounds.confidence import Interval, betting, simultaneous
 from bounds.divergence import diagonal_gaussian_tv_bounds, midpoint_sample_tv, one_sample_tv
+from m3po.checked_environment import change_of, to_tensor
 from m3po.context_encoder import ContextEncoder
 from m3po.envs.protocol import CertifiableDynamics, FilteredDynamics, KnownReward
-from m3po.evaluate import Trajectories, to_tensor
+from m3po.evaluate import Trajectories
 from m3po.model import EnsembleModel
 from m3po.policy import HistoryPolicy, gaussian_log_density
 from m3po.replay_buffer import windows_ending_at
@@ -27,16 +28,22 @@ from m3po.rollout import Terminated, model_steps, never_terminated
 from m3po.types import ROWS_AT_A_TIME, Windows, token_of
 
 Array = NDArray[np.float64]
+# Nats per coordinate beyond which an average step is nothing that the model could have been trained for.
+UNLIKELY = 1000.0
 
 
 @dataclass(frozen=True)
 class EncodedTrajectories:
-    """Trajectories as tensors, with the window before every step. ``windows`` has N * H rows, episode by episode."""
+    """Trajectories as tensors, with the window before every step. ``windows`` has N * H rows, episode by episode.
+
+    ``changes`` are o_{t+1} - o_t, [N * H, O], whatever the magnitude of o.
+    """
 
     trajectories: Trajectories
     windows: Windows
     actions: Tensor
     next_observations: Tensor
+    changes: Tensor
     _features: dict[ContextEncoder, Tensor] = field(default_factory=dict)
 
     @staticmethod
@@ -44,12 +51,18 @@ class EncodedTrajectories:
         episodes, horizon = trajectories.rewards.shape
         observations = to_tensor(trajectories.observations[:, :-1].reshape(episodes * horizon, -1), device)
         following = to_tensor(trajectories.observations[:, 1:].reshape(episodes * horizon, -1), device)
+        moved = change_of(trajectories.observations[:, :-1], trajectories.observations[:, 1:])
+        changes = to_tensor(moved.reshape(episodes * horizon, -1), device)
         actions = to_tensor(trajectories.actions.reshape(episodes * horizon, -1), device)
         steps = torch.arange(episodes * horizon, device=device)
         windows = windows_ending_at(
-            steps, token_of(observations, actions, following), steps // horizon * horizon, observations, history_length
+            steps,
+            token_of(observations, actions, following, changes),
+            steps // horizon * horizon,
+            observations,
+            history_length,
         )
-        return EncodedTrajectories(trajectories, windows, actions, following)
+        return EncodedTrajectories(trajectories, windows, actions, following, changes)
 
     @torch.no_grad()
     def features(self, encoder: ContextEncoder) -> Tensor:
@@ -80,9 +93,26 @@ def history_log_density(dynamics: FilteredDynamics, trajectories: Trajectories, 
 @torch.no_grad()
 def model_log_density(model: EnsembleModel, data: EncodedTrajectories) -> Array:
     """log p_theta(o_{t+1} | h_{L:t}, a_t) of the ensemble's mixture, in nats. Shape [N, H]."""
-    whole = (data.features(model.encoder), data.windows.observation, data.actions, data.next_observations)
+    whole = [data.features(model.encoder), data.windows.observation, data.actions, data.next_observations]
+    if not torch.equal(data.changes, data.next_observations - data.windows.observation):  # far from 0
+        whole.append(data.changes)
     parts = zip(*(values.split(ROWS_AT_A_TIME) for values in whole), strict=True)
     return data.per_step(torch.cat([model.observation_log_density(*part) for part in parts]))
+
+
+def unlikely(model: EnsembleModel, trajectories: Trajectories) -> str:
+    """Which coordinate moved least like in the model's training, and how, in words."""
+    size = trajectories.observations.shape[2]
+    std = model.target_normaliser.std[:size].double().cpu().numpy()
+    mean = model.target_normaliser.mean[:size].double().cpu().numpy()
+    changes = np.diff(trajectories.observations, axis=1)[trajectories.valid]
+    distances = np.abs(changes - mean) / std
+    step, place = np.unravel_index(distances.argmax(), distances.shape)
+    return (
+        f"the model holds held-out steps for all but impossible: coordinate {place} changed by "
+        f"{changes[step, place]:.3g}, {distances[step, place]:.3g} standard deviations of its changes in training "
+        f"({std[place]:.2g})"
+    )
 
 
 def model_error_samples(log_density: Array, log_model_density: Array, valid: NDArray[np.bool_]) -> Array:
@@ -259,6 +289,8 @@ def error_metrics(
     valid = trajectories.valid
     log_model = model_log_density(model, data)
     row: dict[str, Any] = {"nll": float(-log_model[valid].mean())}
+    if row["nll"] > UNLIKELY * trajectories.observations.shape[2]:
+        row["warnings"] = [unlikely(model, trajectories)]
 
     divergence, lower_sup = policy_divergence_samples(data_policy, policy, data, generator)
     # Independent simulations, so no order is needed; and an interval of a log must not end a training.

@@ -17,6 +17,13 @@ def widened_range(outcomes: Tensor) -> Tensor:
     return torch.stack([low - (high - low), high + (high - low)])
 
 
+def _mixture_log_density(target: Tensor, mean: Tensor, log_variance: Tensor, std: Tensor) -> Tensor:
+    """log (1/E) sum_b prod_j N(y_j; mu_bj, sigma_bj^2) / std_j. Shapes [N, O], [E, N, O] twice, [O] -> [N]."""
+    squares = (target - mean) ** 2 * torch.exp(-log_variance)
+    log_densities = -0.5 * (squares + log_variance + math.log(2 * math.pi)) - std.log()
+    return torch.logsumexp(log_densities.sum(dim=-1), dim=0) - math.log(len(mean))
+
+
 class EnsembleModel(nn.Module):
     """p_theta(r, o' | a, h) = (1/E) sum_{b elite} N((o' - o, r); mu_b(a, h), diag sigma_b(a, h)^2), in normalised units
     inside.
@@ -102,20 +109,26 @@ class EnsembleModel(nn.Module):
         return 0.5 * (residual**2 * torch.exp(-log_variance) + log_variance).sum(dim=-1)
 
     def observation_log_density(
-        self, features: Tensor, observation: Tensor, action: Tensor, next_observation: Tensor
+        self,
+        features: Tensor,
+        observation: Tensor,
+        action: Tensor,
+        next_observation: Tensor,
+        change: Tensor | None = None,
     ) -> Tensor:
         """log (1/E) sum_{b elite} N(o'; ...), in nats and in the environment's units: what rollouts sample from.
 
+        ``change`` [N, O] is o' - o where it is known better than from float32 observations.
         Shapes [N, F], [N, O], [N, A], [N, O] -> [N].
         """
-        mean, log_variance = self.elite_moments(features, action)
         size = observation.shape[1]
-        normaliser = self.target_normaliser
-        target = (next_observation - observation - normaliser.mean[:size]) / normaliser.std[:size]
-        log_variance = log_variance[..., :size]
-        squares = (target - mean[..., :size]) ** 2 * torch.exp(-log_variance)
-        log_densities = -0.5 * (squares + log_variance + math.log(2 * math.pi)) - normaliser.std[:size].log()
-        return torch.logsumexp(log_densities.sum(dim=-1), dim=0) - math.log(len(mean))
+        mean, log_variance = (each[..., :size] for each in self.elite_moments(features, action))
+        std = self.target_normaliser.std[:size]
+        target = (next_observation - observation if change is None else change) - self.target_normaliser.mean[:size]
+        result = _mixture_log_density(target / std, mean, log_variance, std)
+        if not torch.isfinite(result).all():  # a square beyond float32
+            result = _mixture_log_density(target.double() / std, mean.double(), log_variance, std)
+        return result
 
     def sample(
         self, features: Tensor, observation: Tensor, action: Tensor, generator: torch.Generator

@@ -76,11 +76,12 @@ class EnvironmentBuffer:
         reward: float,
         next_observation: Tensor,
         *,
+        change: Tensor | None = None,
         terminated: bool,
         starts_episode: bool,
         generator: torch.Generator,
     ) -> None:
-        """Append one transition.
+        """Append one transition; ``change`` as in ``token_of``.
 
         Raises:
             ValueError: when the buffer is full.
@@ -89,7 +90,7 @@ class EnvironmentBuffer:
             raise ValueError(f"the environment buffer is full ({self.capacity} transitions)")
         here = self.size
         self.observations[here] = observation
-        self.tokens[here] = token_of(observation, action, next_observation)
+        self.tokens[here] = token_of(observation, action, next_observation, change)
         self.rewards[here] = reward
         self.terminated[here] = terminated
         self.first[here] = here if starts_episode else self.first[here - 1]

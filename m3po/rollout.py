@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
-import gymnasium as gym
 import torch
 from torch import Tensor
 
+from m3po.envs.body_rules import Rule
 from m3po.model import EnsembleModel
 from m3po.policy import HistoryPolicy, draw_action
 from m3po.types import Segments, Transitions, Windows
@@ -22,12 +21,11 @@ def never_terminated(observation: Tensor) -> Tensor:
     return torch.zeros(len(observation), dtype=torch.bool, device=observation.device)
 
 
-def termination_of(environment: gym.Env[Any, Any]) -> Terminated:
-    """The environment's own ``terminated(observation [N, O]) -> [N]`` in numpy; ``never_terminated`` without one."""
-    function = getattr(environment.unwrapped, "terminated", None)
-    if function is None:
+def termination_by(rule: Rule | None) -> Terminated:
+    """The rule, which speaks of numpy arrays, for tensors; ``never_terminated`` without one."""
+    if rule is None:
         return never_terminated
-    return lambda observation: torch.as_tensor(function(observation.cpu().numpy()), device=observation.device)
+    return lambda observation: torch.as_tensor(rule.ends(observation.cpu().numpy()), device=observation.device)
 
 
 @dataclass(frozen=True)

@@ -336,7 +336,7 @@ class RunDirectory:
             ValueError: when another hand has changed the file since this run last wrote it.
         """
         self._check()
-        line = json.dumps(row).encode() + b"\n"
+        line = json.dumps(row, allow_nan=False).encode() + b"\n"
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = os.open(self.path / "metrics.jsonl", flags, 0o666)
         try:
@@ -414,9 +414,16 @@ class RunDirectory:
 
     def record_restart(self, step: int) -> None:
         """Note in the provenance of this session that its first episode is not the one that was interrupted."""
+        self._record_session("episode_given_up_at_step", step)
+
+    def record_new_generator(self, step: int) -> None:
+        """Note in the provenance of this session that it drew new random numbers, the device being of another kind."""
+        self._record_session("new_generator_at_step", step)
+
+    def _record_session(self, name: str, value: int) -> None:
         file = self.path / "provenance.json"
         sessions = _read_json(file)
-        sessions[-1]["episode_given_up_at_step"] = step
+        sessions[-1][name] = value
         self._replace("provenance.json", json.dumps(sessions, indent=2).encode())
 
     @property

@@ -36,6 +36,8 @@ class Purpose(IntEnum):
     EVALUATION = 7
     """The actions that analysis.evaluation draws. (Its episodes have the user's seed itself, which environments of a
     training never get: theirs are drawn from a sequence.)"""
+    NEW_GENERATOR = 8
+    """What a training goes on with where a device of another kind wrote its checkpoint. Place: real step."""
 
 
 TRAINING = (Purpose.TRAINING_EPISODE, Purpose.TRAINING_MEASUREMENT)

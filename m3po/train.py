@@ -22,8 +22,9 @@ from m3po.captured_update import CapturedUpdate
 from m3po.command_line import finish, run
 from m3po.config import Config
 from m3po.context_encoder import ContextEncoder
-from m3po.evaluate import make_environment, run_episodes
-from m3po.health import DivergenceError
+from m3po.environment_trial import try_environment
+from m3po.evaluate import run_episodes
+from m3po.health import DivergenceError, check_row
 from m3po.interruption import Stopped, StopRequest
 from m3po.measure import error_metrics
 from m3po.model import EnsembleModel
@@ -157,13 +158,12 @@ class Training(TrainingLoop):
             generator=generator,
             options=self.options,
         )
-        dynamics = getattr(self.environment.unwrapped, "dynamics", None)
         return error_metrics(
             self.model,
             self.policy,
             self.data_policy,
             held_out,
-            dynamics,
+            self.dynamics,
             confidence=config.confidence,
             generator=generator,
         )
@@ -205,14 +205,14 @@ def train(config: Config) -> RunDirectory:
     """Run or resume a training to its last step.
 
     Raises:
-        ValueError: see RunDirectory and make_environment.
+        ValueError: see RunDirectory and try_environment.
         DivergenceError: when a number is not finite any more; the last checkpoint is from before.
         Stopped: after Ctrl-C or SIGTERM, with everything so far in a checkpoint.
     """
     config = dataclasses.replace(config, run_dir=config.run_dir.absolute())  # an environment may go elsewhere
-    # A wrong id or option must not leave a run directory behind.
-    make_environment(config.env_id, **config.environment_options()).close()
+    # What cannot be trained must not leave a run directory behind.
     choose_device(config.device, cuda_graphs=config.cuda_graphs)
+    try_environment(config)
     directory = RunDirectory.resume(config) if config.resume else RunDirectory.create(config)
     try:
         if directory.complete:
@@ -232,6 +232,13 @@ def start(config: Config, directory: RunDirectory) -> TrainingLoop:
     if directory.has_checkpoint or any(row["step"] > 0 for row in directory.metrics()):
         training.load_state(directory.load_checkpoint(training.device))
         directory.drop_metrics_after(training.measured_at)
+        if training.new_generator:
+            print(
+                f"the checkpoint of {config.run_dir} was written on a device of another kind than {training.device}: "
+                "its random numbers cannot go on here, and the resumed run draws new ones from its seed",
+                file=messages(),
+            )
+            directory.record_new_generator(training.steps)
         if not training.resume_episode():
             print(
                 f"{config.env_id} does not repeat itself for the same seed and actions: the episode under way at step "
@@ -241,7 +248,9 @@ def start(config: Config, directory: RunDirectory) -> TrainingLoop:
             directory.record_restart(training.steps)
     else:  # a new run, or one stopped before its first checkpoint
         directory.drop_metrics_after(-1)
-        directory.append_metrics({"step": 0, **training.measure()})  # the untrained start of every curve
+        row = {"step": 0, **training.measure()}  # the untrained start of every curve
+        check_row(row)
+        directory.append_metrics(row)
         training.measured_at = 0
         directory.save_checkpoint(training.state())
     return training
@@ -295,10 +304,8 @@ def main(config: Config) -> int:
         print(f"\ninterrupted; continue with the same command and --resume (run {config.run_dir})", file=messages())
         return interruption.exit_code if isinstance(interruption, Stopped) else 130
     except DivergenceError as error:
-        print(
-            f"error: the training diverged: {error}. The last checkpoint in {config.run_dir} is from before.",
-            file=messages(),
-        )
+        before = f" The last checkpoint in {config.run_dir} is from before." if config.run_dir.exists() else ""
+        print(f"error: the training diverged: {error}.{before}", file=messages())
         return 1
     rows = directory.metrics()
     if not rows:

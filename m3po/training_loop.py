@@ -6,26 +6,25 @@ of itself.
 
 from __future__ import annotations
 
-import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from m3po.allocation import keep_freed_memory
-from m3po.config import Config
-from m3po.evaluate import make_environment, run_episodes, to_environment, to_tensor
-from m3po.health import DivergenceError, check_updates, warnings_of
+from m3po.checked_environment import CheckedEnvironment, Step, change_of, to_tensor
+from m3po.config import MODEL_FREE, Config
+from m3po.envs.protocol import Array
+from m3po.evaluate import run_episodes
+from m3po.health import check_row, check_updates, unresolved_coordinates, warnings_of
 from m3po.policy import Policy
 from m3po.replay_buffer import EnvironmentBuffer
-from m3po.rollout import never_terminated, termination_of
-from m3po.seeds import Purpose, environment_seeds
+from m3po.rollout import termination_by
+from m3po.seeds import Purpose, environment_seeds, torch_generator
 from m3po.stopwatch import Stopwatch
 from m3po.types import Windows, token_of
 
@@ -37,6 +36,9 @@ class TrainingLoop(ABC):
         policy: acts, here and in evaluations.
         steps: real environment steps so far.
         measured_at: steps at the last row of metrics.
+        dynamics: the environment's one-step density, None where none can be used; ``offers`` says why.
+        new_generator: whether the state of the device's random numbers could not be taken from the checkpoint, which
+            was written on a device of another kind.
     """
 
     algorithms: tuple[str, ...]
@@ -53,11 +55,15 @@ class TrainingLoop(ABC):
         torch.set_num_threads(config.threads)
         keep_freed_memory()
         self.options = config.environment_options()
-        self.environment: gym.Env[Any, Any] = make_environment(config.env_id, **self.options)
-        self.observation_size: int = self.environment.observation_space.shape[0]  # type: ignore[index]
-        self.action_size: int = self.environment.action_space.shape[0]  # type: ignore[index]
-        self.horizon: int = self.environment.spec.max_episode_steps  # type: ignore[union-attr,assignment]
-        self.terminated = termination_of(self.environment)
+        self._checked = CheckedEnvironment(config.env_id, self.options)
+        self.environment = self._checked.environment
+        self.observation_size = self._checked.observation_size
+        self.action_size = self._checked.action_size
+        self.horizon = self._checked.horizon
+        self.offers = self._checked.offers
+        self.dynamics: Any = self.offers.dynamics
+        self.terminated = termination_by(self.offers.rule)
+        self.new_generator = False
 
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
         self.collection_generator = torch.Generator().manual_seed(config.seed + 1)
@@ -83,6 +89,7 @@ class TrainingLoop(ABC):
         self._updates = 0
         self._collected = 0.0
         self._windows: Windows | None = None  # None between episodes
+        self._observation: Array = np.zeros(self.observation_size)  # what the environment showed last
         self._episode_to_resume = False
 
     # What an algorithm is
@@ -204,10 +211,11 @@ class TrainingLoop(ABC):
         row: dict[str, Any] = {"step": self.steps, **means, **self.learned_metrics(means)}
         row["collected_reward"] = self._collected / max(self._epoch_step, 1)
         with self.stopwatch.measure("measure"):
-            row |= self.measure()
+            row = joined_warnings(row, self.measure(), {"warnings": self.data_warnings()})
         row |= {f"{name}_seconds": seconds for name, seconds in self.stopwatch.seconds.items()}
         self.stopwatch = Stopwatch()
         self._epoch_step, self.measured_at = None, self.steps
+        check_row(row)
         return row
 
     def collect_step(self, *, random: bool) -> float:
@@ -215,7 +223,8 @@ class TrainingLoop(ABC):
 
         Raises:
             DivergenceError: when the environment returns a number that is not finite.
-            ValueError: when it ends an episode and has no method ``terminated``.
+            ValueError: when it returns what it should not, or ends an episode where its method ``terminated`` does not
+                (PEARL needs none).
         """
         starts = self._windows is None
         windows = self._windows if self._windows is not None else self._start_episode()
@@ -224,48 +233,63 @@ class TrainingLoop(ABC):
                 action = 2 * torch.rand(1, self.action_size, generator=self.collection_generator).to(self.device) - 1
             else:
                 action, _ = self.policy.act(windows, self.generator)
-        following, reward, terminated, truncated = self._act(action)
-        if not (np.isfinite(following).all() and math.isfinite(reward)):
-            raise DivergenceError(
-                f"{self.config.env_id} returned observation {following} and reward {reward} at real step "
-                f"{self.steps + 1}, for action {action[0].tolist()}"
-            )
-        if terminated and self.terminated is never_terminated:
-            raise ValueError(
-                f"{self.config.env_id} ended an episode but has no method terminated(observation), "
-                "which rollouts in the model need"
-            )
-        next_observation = to_tensor(following, self.device)[None]
+        step = self._act(action)
+        next_observation, change = self._seen(step.observation)
         self.environment_buffer.add(
             windows.observation[0],
             action[0],
-            reward,
+            step.reward,
             next_observation[0],
-            terminated=terminated,
+            change=change[0],
+            terminated=step.terminated,
             starts_episode=starts,
             generator=self.collection_generator,
         )
-        self._windows = None if terminated or truncated else windows.push(action, next_observation)
+        over = step.terminated or step.truncated
+        self._windows = None if over else windows.push(action, next_observation, change)
         self.steps += 1
-        return reward
+        return step.reward
 
     def _start_episode(self) -> Windows:
         # Each episode has its own seed, so a resumed run meets the same episodes without storing the simulator.
         self.episodes += 1
-        with self.stopwatch.measure("environment"):
-            observation, _ = self.environment.reset(seed=self._episode_seed())
-        return Windows.initial(to_tensor(observation, self.device)[None], self.config.history_length, self.action_size)
+        return Windows.initial(self._reset(), self.config.history_length, self.action_size)
 
     def _episode_seed(self) -> int:
         return environment_seeds(Purpose.TRAINING_EPISODE, self.config.seed, self.episodes - 1, count=1)[0]
 
-    def _act(self, action: Tensor) -> tuple[NDArray[np.float64], float, bool, bool]:
-        """The environment's answer to ``action`` [1, A]: o_{t+1}, r_t, terminated, truncated."""
-        space = self.environment.action_space
-        assert isinstance(space, gym.spaces.Box)
+    def _reset(self) -> Tensor:
+        """o_0 [1, O] of the present episode."""
         with self.stopwatch.measure("environment"):
-            following, reward, terminated, truncated, _ = self.environment.step(to_environment(action, space)[0])
-        return following, float(reward), bool(terminated), bool(truncated)
+            self._observation, _ = self._checked.reset(self._episode_seed(), f"in episode {self.episodes}")
+        return to_tensor(self._observation, self.device)[None]
+
+    def _act(self, action: Tensor) -> Step:
+        """The environment's answer to ``action`` [1, A]."""
+        where = f"at real step {self.steps + 1}"
+        with self.stopwatch.measure("environment"):
+            step = self._checked.step(action, where)
+        if self.config.algorithm not in MODEL_FREE:
+            try:
+                self._checked.check_end(step, where)
+            except ValueError as error:
+                raise ValueError(
+                    f"{error}. What was trained until the last checkpoint is in {self.config.run_dir}; --resume "
+                    "continues it once the environment has that method"
+                ) from error
+        return step
+
+    def _seen(self, following: Array) -> tuple[Tensor, Tensor]:
+        """o_{t+1} and its difference from what was shown last, each [1, O]; it is then what was shown last."""
+        change = to_tensor(change_of(self._observation, following), self.device)[None]
+        self._observation = following
+        return to_tensor(following, self.device)[None], change
+
+    def data_warnings(self) -> list[str]:
+        """What a reader should know about the real data, in words."""
+        buffer = self.environment_buffer
+        size = self.observation_size
+        return unresolved_coordinates(buffer.observations[: buffer.size], buffer.tokens[: buffer.size, -size:])
 
     def measure(self) -> dict[str, Any]:
         """Errors on fresh episodes, and the return of the deterministic policy."""
@@ -318,7 +342,7 @@ class TrainingLoop(ABC):
         self.measured_at = state["measured_at"]
         self.load_learned_state(state)
         self.environment_buffer.load_state(state["environment_buffer"])
-        self.generator.set_state(state["generators"][0].cpu())
+        self.load_generator(state["generators"][0].cpu())
         self.collection_generator.set_state(state["generators"][1].cpu())
         self._windows = None
         self._episode_to_resume = state["episode_under_way"]
@@ -330,6 +354,17 @@ class TrainingLoop(ABC):
             self.stopwatch.seconds = epoch["stopwatch"]
             self.load_epoch_state(epoch)
 
+    def load_generator(self, stored: Tensor) -> None:
+        """Take the random numbers of the device on from ``stored``; new ones where a device of another kind wrote it.
+
+        The new ones are a function of the run's seed and step.
+        """
+        self.new_generator = len(stored) != len(self.generator.get_state())
+        if self.new_generator:
+            self.generator = torch_generator(Purpose.NEW_GENERATOR, self.config.seed, self.steps, device=self.device)
+        else:
+            self.generator.set_state(stored)
+
     def resume_episode(self) -> bool:
         """Bring the environment to where the checkpoint was: same seed, same actions, so the same state.
 
@@ -340,22 +375,29 @@ class TrainingLoop(ABC):
         if not self._episode_to_resume:
             return True
         buffer, last = self.environment_buffer, self.steps - 1
-        observation, _ = self.environment.reset(seed=self._episode_seed())
-        current = to_tensor(observation, self.device)[None]
+        current = self._reset()
         for index in range(int(buffer.first[last]), last + 1):
             action = buffer.actions(torch.tensor([index], device=self.device))
-            observation, reward, terminated, truncated = self._act(action)
-            following = to_tensor(observation, self.device)[None]
+            step = self._act(action)
+            following, change = self._seen(step.observation)
             happened = (
                 torch.equal(current[0], buffer.observations[index])
-                and torch.equal(token_of(current, action, following)[0], buffer.tokens[index])
-                and torch.equal(to_tensor(reward, self.device), buffer.rewards[index])
+                and torch.equal(token_of(current, action, following, change)[0], buffer.tokens[index])
+                and torch.equal(to_tensor(step.reward, self.device), buffer.rewards[index])
             )
-            if terminated or truncated or not happened:
+            if step.terminated or step.truncated or not happened:
                 return False
             current = following
-        self._windows = buffer.windows(torch.tensor([last], device=self.device)).push(action, current)
+        self._windows = buffer.windows(torch.tensor([last], device=self.device)).push(action, current, change)
         return True
+
+
+def joined_warnings(*parts: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts of a row after one another, with the ``warnings`` of all."""
+    warnings = [warning for part in parts for warning in part.get("warnings", ())]
+    row = {name: value for part in parts for name, value in part.items() if name != "warnings"}
+    given = any("warnings" in part for part in parts[:-1])
+    return row | {"warnings": warnings} if warnings or given else row
 
 
 def choose_device(name: str, *, cuda_graphs: bool = False) -> torch.device:

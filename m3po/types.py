@@ -39,12 +39,15 @@ class Windows:
         lengths = torch.zeros(count, dtype=torch.int64, device=observation.device)
         return Windows(tokens, lengths, observation)
 
-    def push(self, action: Tensor, next_observation: Tensor) -> Windows:
-        """h_{L:t}, a_t, o_{t+1} -> h_{L:t+1}: append a token and forget the oldest when the window is full."""
+    def push(self, action: Tensor, next_observation: Tensor, change: Tensor | None = None) -> Windows:
+        """h_{L:t}, a_t, o_{t+1} -> h_{L:t+1}: append a token and forget the oldest when the window is full.
+
+        ``change``: as in ``token_of``.
+        """
         limit = self.tokens.shape[1]
         if limit == 0:
             return Windows(self.tokens, self.lengths, next_observation)
-        token = token_of(self.observation, action, next_observation)
+        token = token_of(self.observation, action, next_observation, change)
         tokens = torch.cat([self.tokens[:, 1:], token[:, None]], dim=1)
         return Windows(tokens, (self.lengths + 1).clamp(max=limit), next_observation)
 
@@ -63,9 +66,12 @@ def newest(lengths: Tensor, limit: int) -> Tensor:
     return torch.arange(limit, device=lengths.device) >= limit - lengths[:, None]
 
 
-def token_of(observation: Tensor, action: Tensor, next_observation: Tensor) -> Tensor:
-    """(o_s, a_s, o_{s+1} - o_s). Shapes [..., O], [..., A], [..., O] -> [..., 2 O + A]."""
-    return torch.cat([observation, action, next_observation - observation], dim=-1)
+def token_of(observation: Tensor, action: Tensor, next_observation: Tensor, change: Tensor | None = None) -> Tensor:
+    """(o_s, a_s, o_{s+1} - o_s). Shapes [..., O], [..., A], [..., O] -> [..., 2 O + A].
+
+    ``change`` [..., O] is the difference where it is known better than from float32 observations.
+    """
+    return torch.cat([observation, action, next_observation - observation if change is None else change], dim=-1)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
 from torch import Tensor
@@ -17,7 +16,7 @@ from torch import Tensor
 from m3po.baselines.adaptive_model import AdaptiveModel
 from m3po.baselines.planner import PlannerSettings, plan
 from m3po.config import Config
-from m3po.envs.protocol import KnownReward, PlanningReward
+from m3po.envs.protocol import Array
 from m3po.model import widened_range
 from m3po.replay_buffer import EnvironmentBuffer
 from m3po.rollout import Terminated, never_terminated
@@ -28,17 +27,14 @@ from m3po.types import Windows, newest
 RewardFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-def reward_function_of(environment: gym.Env[Any, Any]) -> RewardFunction | None:
-    """The environment's own reward as a function of what is observed; None where the task is part of it."""
-    body: Any = environment.unwrapped
-    dynamics = getattr(body, "dynamics", None)
-    if not isinstance(body, PlanningReward) and not isinstance(dynamics, KnownReward):
+def reward_function_of(known: Callable[..., Array] | None) -> RewardFunction | None:
+    """An environment's own reward as a function of what is observed, for tensors; None where it is not known."""
+    if known is None:
         return None
 
     def reward(*step: Tensor) -> Tensor:
         arrays = [values.cpu().numpy() for values in step]
-        paid = body.planning_reward(*arrays) if dynamics is None else dynamics.reward(*arrays[:2])
-        return torch.as_tensor(np.asarray(paid, dtype=np.float32), device=step[0].device)
+        return torch.as_tensor(np.asarray(known(*arrays), dtype=np.float32), device=step[0].device)
 
     return reward
 
@@ -134,7 +130,7 @@ class GrbalTraining(TrainingLoop):
             config.adaptation_rate,
             config.history_length,
             self.reach,
-            reward_function_of(self.environment),
+            reward_function_of(self.offers.planning_reward),
             self.terminated,
         )
 

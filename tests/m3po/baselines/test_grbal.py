@@ -17,6 +17,7 @@ from m3po.baselines.adaptive_model import AdaptiveModel
 from m3po.baselines.grbal import GrbalTraining, PlanningPolicy, Stretches, reward_function_of
 from m3po.baselines.planner import PlannerSettings, plan
 from m3po.config import Config
+from m3po.environment import offers_of
 from m3po.evaluate import to_environment
 from m3po.rollout import never_terminated
 from m3po.train import Training, train, training_of
@@ -37,7 +38,7 @@ REWARDS = [
 @pytest.mark.parametrize(("env_id", "share"), REWARDS)
 def test_the_planning_reward_is_nearly_the_paid_one(env_id: str, share: float) -> None:
     environment = gym.make(env_id)
-    function = reward_function_of(environment)
+    function = reward_function_of(offers_of(environment, env_id).planning_reward)
     assert function is not None
     box: Any = environment.action_space
     generator = np.random.default_rng(0)
@@ -60,7 +61,7 @@ def test_the_planning_reward_is_nearly_the_paid_one(env_id: str, share: float) -
 
 @pytest.mark.parametrize("env_id", ["m3po/HalfCheetahFwdBwd-v0", "m3po/AntFwdBwd-v0", "m3po/HumanoidDirec-v0"])
 def test_where_the_task_is_in_the_reward_the_model_predicts_it(env_id: str) -> None:
-    assert reward_function_of(gym.make(env_id)) is None
+    assert offers_of(gym.make(env_id), env_id).planning_reward is None
 
 
 def adaptive_model(seed: int = 0) -> AdaptiveModel:
