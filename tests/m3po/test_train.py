@@ -20,6 +20,7 @@ import torch
 
 from m3po import train as train_module
 from m3po.config import Config
+from m3po.health import DivergenceError
 from m3po.run_directory import RunDirectory
 from m3po.sac import SoftActorCritic
 from m3po.train import Training, choose_device, cli, main, train
@@ -728,11 +729,20 @@ def test_an_episode_is_only_taken_up_where_everything_repeats(changed, step, tmp
     assert not resumed.resume_episode()
 
 
+def training_to(training: Training, steps: int) -> None:
+    while training.steps < steps:
+        training.collect_step(random=True)
+
+
 @pytest.mark.usefixtures("_brittle_environments")
 def test_an_observation_that_is_no_number_stops_the_training_and_is_named(tmp_path, capsys):
     assert main(tiny(tmp_path / "run", env_id="test/Broken-v0")) == 1
     message = capsys.readouterr().err
-    assert "test/Broken-v0 returned observation [nan] and reward 1.0 at real step 31, for action [" in message
+    assert "test/Broken-v0 returned observation [nan] and reward 1.0 at step 15 of episode 5 of a trial" in message
+    assert not (tmp_path / "run").exists()
+    training = Training(tiny(tmp_path / "run", env_id="test/Broken-v0"))
+    with pytest.raises(DivergenceError, match=r"observation \[nan\] and reward 1.0 at real step 31, for action \["):
+        training_to(training, 31)
 
 
 @pytest.mark.usefixtures("_brittle_environments")
