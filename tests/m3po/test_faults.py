@@ -50,6 +50,8 @@ class Counting:
         assert torch.equal(state["weights"], torch.arange(64.0) + state["steps"])
         self.steps, self.measured_at = state["steps"], state["measured_at"]
 
+    new_generator = False
+
     def resume_episode(self) -> bool:
         return True
 
@@ -61,13 +63,8 @@ class StopError(Exception):
 @pytest.fixture(autouse=True)
 def _only_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """No environment, no git, and no bar: what is left is the run directory."""
-
-    class Environment:
-        def close(self) -> None:
-            pass
-
     monkeypatch.setattr(train, "training_of", Counting)
-    monkeypatch.setattr(train, "make_environment", lambda *_, **__: Environment())
+    monkeypatch.setattr(train, "try_environment", lambda _: None)
     monkeypatch.setattr("m3po.run_directory.provenance", lambda argv: {"commit": "abc", "dirty": False, "argv": argv})
     monkeypatch.setenv("TQDM_DISABLE", "1")
 

@@ -25,6 +25,7 @@ PLACES: dict[Purpose, list[tuple[int, ...]]] = {
     Purpose.NOISE_LEVEL: list(itertools.product((0, 1), (0, 1, 2, 100_000))),
     Purpose.NOISE_FREE: [()],
     Purpose.EVALUATION: [()],
+    Purpose.NEW_GENERATOR: [(each,) for each in (0, 1, 60)],
 }
 SEEDS = (*range(40), 2**31, 2**32 - 1)
 

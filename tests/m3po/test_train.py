@@ -780,7 +780,7 @@ def test_from_previous_goes_with_resume(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_an_environment_that_goes_elsewhere_takes_no_run_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make = train_module.make_environment
+    make = train_module.try_environment
     (tmp_path / "here").mkdir()
     (tmp_path / "elsewhere").mkdir()
 
@@ -789,7 +789,7 @@ def test_an_environment_that_goes_elsewhere_takes_no_run_along(tmp_path: Path, m
         return make(*words, **options)
 
     monkeypatch.chdir(tmp_path / "here")
-    monkeypatch.setattr(train_module, "make_environment", moving)
+    monkeypatch.setattr(train_module, "try_environment", moving)
     run = train(tiny(Path("run"), total_steps=60, initial_random_steps=60))
     assert run.path == tmp_path / "here" / "run"
     assert run.complete
