@@ -144,11 +144,35 @@ DISHONEST: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
 @pytest.mark.parametrize("mistake", DISHONEST)
 def test_dishonest_evidence_is_never_certified_above_the_truth(mistake: str) -> None:
     made = cart(1)
+    entries = made | DISHONEST[mistake](made)
+    if not any("policy" in name for name in DISHONEST[mistake](made)):
+        # A changed policy would cost so much that no mistake about the model mattered.
+        entries |= {"log_policy": None, "log_data_policy": None}
     try:
-        report = certify(Evidence(**made | DISHONEST[mistake](made)))
+        report = certify(Evidence(**entries))
     except ValueError:
         return
     assert report.verdict == "not certifiable" or (report.lower_bound is not None and report.lower_bound <= truth())
+
+
+@pytest.mark.parametrize("mistake", list(DISHONEST)[:8])
+def test_impossible_densities_are_refused_for_what_they_are(mistake: str) -> None:
+    made = cart(1, log_policy=None, log_data_policy=None)
+    with pytest.raises(ValueError, match="this evidence cannot be honest"):
+        certify(Evidence(**made | DISHONEST[mistake](made)))
+
+
+def test_episodes_that_end_need_prefixes_and_a_model_that_predicts_the_end() -> None:
+    made = cart(1, log_policy=None, log_data_policy=None, drift=0.0)
+    with pytest.raises(ValueError, match="must not turn True again after an episode's end, got that in episode 0"):
+        Evidence(**made | holes(made))
+    with pytest.raises(ValueError, match="must begin with True in every episode, got False at time 0 of episode 0"):
+        Evidence(**made | masks(False)(made))
+    for said in (None, False):
+        report = certify(Evidence(**made | without_bad_steps(made) | {"termination_modelled": said}))
+        assert report.lower_bound is None
+        assert "termination_modelled must be True" in report.reason
+    assert certify(Evidence(**made | without_bad_steps(made) | {"termination_modelled": True})).lower_bound is not None
 
 
 def test_there_are_enough_of_them_and_most_matter() -> None:
