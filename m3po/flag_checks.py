@@ -4,8 +4,7 @@
     class Settings:
         episodes: Annotated[int, Within(2, 10**6)] = 100
         seeds: Annotated[tuple[Seed, ...], Items(different=True)] = (0, 1)
-        confidence: PositiveShare = Annotated[float, Within(0, 1, without=(0,))]
-Confidence = 0.95
+        confidence: Confidence = 0.95
 
         def __post_init__(self) -> None:
             check_fields(self)
