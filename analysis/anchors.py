@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import m3po.envs  # noqa: F401 (registers the environments)
+from analysis.outputs import Output
 from m3po.command_line import json_of, run
 from m3po.envs.switching_point_mass import (
     ACTION_COST,
@@ -59,6 +60,8 @@ class AnchorConfig:
     """Seed of the search and of the final episodes."""
     out: Path | None = None
     """Write the figures to this JSON file as well."""
+    overwrite: bool = False
+    """Replace the file of --out even if this command did not write it; one that it wrote is replaced anyway."""
     json: bool = False
     """Print JSON instead of a table."""
 
@@ -214,10 +217,11 @@ def landed_anchors() -> dict[str, float]:
 
 def main(config: AnchorConfig) -> int:
     torch.set_num_threads(1)
-    record = anchors(config)
+    out = None
     if config.out is not None:
         config.out.parent.mkdir(parents=True, exist_ok=True)
-        config.out.write_text(json_of(record) + "\n")
+        out = Output("out", config.out, '"analysis.anchors"', config.overwrite).check()
+    record = anchors(config)
     if config.json:
         print(json_of(record))
     else:
@@ -225,6 +229,8 @@ def main(config: AnchorConfig) -> int:
         assert isinstance(policies, dict)
         for kind, entry in policies.items():
             print(f"{kind:<11} {entry['return']:8.3f} +- {entry['standard_error']:.3f}  {entry['meaning']}")
+    if out is not None:
+        out.write(json_of(record) + "\n")
     return 0
 
 

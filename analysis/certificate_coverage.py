@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from analysis.certify import Evidence, Samples, certify, summed_discrepancies
+from analysis.outputs import Output, check_figure, mark_of
 from bounds import certificate
 from bounds.confidence import Interval, Method, Sides, betting, clopper_pearson, empirical_bernstein, hoeffding
 from bounds.confidence import simultaneous as all_at_once
@@ -28,7 +29,7 @@ from bounds.finite.instance import Instance
 from bounds.finite.process import state_laws
 from bounds.finite.random_instances import disturbed, random_distributions
 from m3po.command_line import json_of, run
-from m3po.flag_checks import Confidence, EpisodeCount, Items, Seed, Steps, check_directory_of, check_fields
+from m3po.flag_checks import Confidence, EpisodeCount, Items, Seed, Steps, check_fields
 from m3po.run_directory import commit_of, provenance
 
 if TYPE_CHECKING:
@@ -72,11 +73,13 @@ class CertificateCoverageConfig:
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print JSON instead of tables."""
     figure: Path | None = None
-    """Where to draw widths and coverage; nowhere when not given."""
+    """Where to draw widths and coverage (.png, .pdf, .svg); nowhere when not given."""
+    overwrite: bool = False
+    """Replace the file of --figure even if this command did not write it; one that it wrote is replaced anyway."""
 
     def __post_init__(self) -> None:
         check_fields(self)
-        check_directory_of("figure", self.figure)
+        check_figure("figure", self.figure)
 
 
 # Processes with known truth
@@ -551,16 +554,16 @@ def _width(widths: dict[str, float], name: str) -> str:
 
 def draw_figure(coverage: Coverage) -> Figure:
     """Mean widths against the number of episodes: one panel per population, one line per method."""
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
     colours = {
         "Hoeffding": "#8a8a8a", "empirical Bernstein": "#e69f00", "betting": "#0072b2", "Clopper-Pearson": "#d55e00",
     }  # fmt: skip
     names = list(dict.fromkeys(row.population for row in coverage.intervals if row.times == 1))
     columns = (len(names) + 1) // 2
-    figure, axes = plt.subplots(
-        2, columns, figsize=(2.3 * columns, 4.6), layout="constrained", sharex=True, sharey=True
-    )
+    figure = Figure(figsize=(2.3 * columns, 4.6), layout="constrained")
+    axes = figure.subplots(2, columns, sharex=True, sharey=True)
     for panel, name in zip(axes.flat, names, strict=False):
         for method, colour in colours.items():
             rows = [
@@ -573,7 +576,7 @@ def draw_figure(coverage: Coverage) -> Figure:
         panel.set_title(name, loc="left")
     for panel in axes.flat[len(names) :]:
         panel.set_axis_off()
-    handles = [plt.Line2D([], [], color=colour, marker="o", ms=3, label=method) for method, colour in colours.items()]
+    handles = [Line2D([], [], color=colour, marker="o", ms=3, label=method) for method, colour in colours.items()]
     axes.flat[-1].legend(handles=handles, loc="center")
     figure.supxlabel("episodes", fontsize=9)
     figure.supylabel("mean width of 95% intervals, shares of the range", fontsize=9)
@@ -581,14 +584,17 @@ def draw_figure(coverage: Coverage) -> Figure:
 
 
 def main(config: CertificateCoverageConfig) -> int:
+    output = None
+    if config.figure is not None:
+        output = Output("figure", config.figure, mark_of("analysis.certificate_coverage"), config.overwrite).check()
     coverage = measure(config)
     print(json_of(record_of(coverage, config)) if config.as_json else text(coverage, config))
-    if config.figure is not None:
+    if output is not None:
         from analysis.figure_style import figure_style
 
         with figure_style():
-            draw_figure(coverage).savefig(config.figure)
-        print(f"figure: {config.figure}", file=sys.stderr)
+            output.write_figure(draw_figure(coverage))
+        print(f"figure: {output.path}", file=sys.stderr)
     return 0 if coverage.sound else 1
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis.outputs import Output, mark_of
 from m3po.command_line import run
 from m3po.envs.switching import SwitchingRule
 from m3po.envs.switching_point_mass import DEFAULT_PROCESS_NOISE, PointMassDynamics, PointMassTask
@@ -33,6 +34,8 @@ class ExampleConfig:
 
     out: Path = Path("evidence.npz")
     """Where to write the arrays."""
+    overwrite: bool = False
+    """Replace the file of --out even if this command did not write it; one that it wrote is replaced anyway."""
     training_episodes: Count = 20
     """Episodes the ridge model is fitted to, >= 1."""
     episodes: EpisodeCount = 1000
@@ -160,7 +163,8 @@ def evidence(config: ExampleConfig) -> dict[str, Array | float | int | bool]:
 
 
 def main(config: ExampleConfig) -> int:
-    np.savez_compressed(config.out, **evidence(config))  # type: ignore[arg-type]
+    out = Output("out", config.out, mark_of("analysis.certify_example"), config.overwrite).check()
+    out.write_arrays(**evidence(config))
     print(config.out)
     return 0
 

@@ -18,6 +18,7 @@ from tqdm import tqdm
 import bounds
 from analysis.certify import summed_errors
 from analysis.evidence import CAUSES, HONESTY_LEVEL, refuse_dishonest
+from analysis.outputs import Output, check_figure, files_of, mark_of
 from analysis.surrogates import span, surrogates
 from analysis.surrogates import text as surrogates_text
 from bounds.confidence import Interval, betting
@@ -25,7 +26,7 @@ from bounds.honesty import honesty
 from m3po.command_line import json_of, run
 from m3po.envs.protocol import CertifiableDynamics, FilteredDynamics
 from m3po.evaluate import Trajectories, run_episodes
-from m3po.flag_checks import Confidence, Count, EpisodeCount, Seed, Steps, check_directory_of, check_fields
+from m3po.flag_checks import Confidence, Count, EpisodeCount, Seed, Steps, check_fields
 from m3po.measure import (
     Array,
     EncodedTrajectories,
@@ -42,7 +43,7 @@ from m3po.measure import (
 from m3po.policy import HistoryPolicy
 from m3po.run_directory import RunDirectory
 from m3po.seeds import Purpose, environment_seeds, torch_generator
-from m3po.train import Training
+from m3po.train import Training, restored
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -93,14 +94,18 @@ class CheckConfig:
     with long rollouts may be certified with short ones, which lose less."""
     seed: Seed = 0
     """Seed of the fresh episodes."""
+    trust_env: bool = False
+    """Build the run's environment even if that imports a module or reads files that its config.json names."""
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print one JSON object instead of the report."""
     figure: Path | None = None
-    """Where to draw the figure; RUN_DIR/guarantee.png when not given."""
+    """Where to draw the figure (.png, .pdf, .svg); RUN_DIR/guarantee.png when not given."""
+    overwrite: bool = False
+    """Replace the file of --figure even if this command did not write it; one that it wrote is replaced anyway."""
 
     def __post_init__(self) -> None:
         check_fields(self)
-        check_directory_of("figure", self.figure)
+        check_figure("figure", self.figure)
 
 
 @dataclass(frozen=True)
@@ -344,9 +349,7 @@ def check(config: CheckConfig) -> dict[str, Any]:
         ValueError: when the run directory or its checkpoint cannot be read.
     """
     directory = RunDirectory.read(config.run_dir)
-    state = directory.load_checkpoint()
-    training = Training(directory.config.on_cpu())
-    training.load_state(state)
+    training = restored(directory, Training, trust_env=config.trust_env)
     training.check_fitted()
     dynamics = training.dynamics
     length = config.rollout_length or training.config.rollout_length_at(training.steps)
@@ -537,9 +540,10 @@ def conclusion(report: dict[str, Any]) -> str:
 
 def draw(report: dict[str, Any]) -> Figure:
     """Left: the measured gap inside every discrepancy. Right: the error profiles over time."""
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 4.2), width_ratios=[1.35, 1], layout="constrained")
+    figure = Figure(figsize=(10.5, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=[1.35, 1])
     draw_gaps(left, report, "current")
     left.set_title("fresh data of the policy itself: " + report["verdict"], loc="left")
     draw_profiles(right, report)
@@ -585,21 +589,27 @@ def draw_profiles(axes: Axes, report: dict[str, Any]) -> None:
     axes.legend(loc="upper right")
 
 
-def write_figure(report: dict[str, Any], path: Path) -> None:
+def figure_output(path: Path, run_dir: Path, *, overwrite: bool = False) -> Output:
+    """The figure as a file that may be written."""
+    return Output("figure", path, mark_of("analysis.check_guarantee"), overwrite, files_of(run_dir)).check()
+
+
+def write_figure(report: dict[str, Any], output: Output) -> None:
     from analysis.figure_style import figure_style
 
     with figure_style():
-        figure = draw(report)
-        figure.savefig(path)
+        output.write_figure(draw(report))
 
 
 def main(config: CheckConfig) -> int:
     torch.set_num_threads(1)
+    RunDirectory.read(config.run_dir)  # before anything is written there
+    path = config.figure or config.run_dir / "guarantee.png"
+    output = figure_output(path, config.run_dir, overwrite=config.overwrite)
     report = check(config)
     print(json_of(report) if config.as_json else text(report))
     if report["data_policies"]:
-        path = config.figure or config.run_dir / "guarantee.png"
-        write_figure(report, path)
+        write_figure(report, output)
         print(f"figure: {path}", file=sys.stderr)
     return 1 if report["verdict"] == "violated" else 0
 

@@ -13,6 +13,7 @@ import numpy as np
 import tyro
 
 import bounds
+from analysis.outputs import Output, check_figure, mark_of
 from bounds.paper import crossover_rollout_length
 from m3po.command_line import json_of, run
 from m3po.flag_checks import Discount, Items, Positive, Share, Within, check_fields
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SCHEME_LABELS = {"full": "full model", "branched": "branched", "branched-exact": "branched, exactly k"}
-FIGURE_SUFFIXES = (".png", ".pdf", ".svg")
 # Two numbers this close are equal: the bounds are computed to 1e-12.
 EQUAL = 1e-12
 # Profiles are not built for longer horizons than this.
@@ -53,12 +53,14 @@ class Config:
     figure: Path | None = None
     """Also draw discrepancy against k into this file (.png, .pdf, .svg)."""
 
+    overwrite: bool = False
+    """Replace the file of --figure even if this command did not write it; one that it wrote is replaced anyway."""
+
     def __post_init__(self) -> None:
         check_fields(self)
         if not math.isfinite(self.reward_max / (1 - self.discount) ** 2 * max(self.rollout_lengths) * 12):
             raise ValueError(f"--r-max is too large for these bounds to be computed, got {self.reward_max}")
-        if self.figure is not None and self.figure.suffix.lower() not in FIGURE_SUFFIXES:
-            raise ValueError(f"--figure must end in one of {', '.join(FIGURE_SUFFIXES)}, got {self.figure}")
+        check_figure("figure", self.figure)
 
 
 @dataclass(frozen=True)
@@ -362,8 +364,8 @@ def draw(axes: Axes, config: Config) -> None:
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
 
 
-def write_figure(config: Config, path: Path) -> None:
-    """Draw into ``path``; OSError or ValueError when it cannot be written."""
+def write_figure(config: Config, output: Output) -> None:
+    """Draw discrepancy against k; ValueError when the file cannot be written."""
     from analysis.figure_style import figure_style
 
     with figure_style():
@@ -371,16 +373,19 @@ def write_figure(config: Config, path: Path) -> None:
 
         figure = Figure(figsize=(8.0, 4.2), layout="constrained")
         draw(figure.subplots(), config)
-        figure.savefig(path)
+        output.write_figure(figure)
 
 
 def main(config: Config) -> int:
     """Print the table or the JSON object on stdout; exit code 0."""
-    comparison = compare(config)
+    output = None
     if config.figure is not None:
-        write_figure(config, config.figure)
-        print(f"figure written to {config.figure}", file=sys.stderr)
+        output = Output("figure", config.figure, mark_of("analysis.compare_bounds"), config.overwrite).check()
+    comparison = compare(config)
     print(json_of(comparison.as_dict()) if config.as_json else table(comparison))
+    if output is not None:
+        write_figure(config, output)
+        print(f"figure written to {output.path}", file=sys.stderr)
     return 0
 
 

@@ -17,14 +17,17 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
+from analysis.outputs import Output, files_of, mark_of
 from analysis.run_table import table_of
-from analysis.variants import NOT_IDENTITY, Run, algorithm_of, student_interval
+from analysis.variants import NOT_IDENTITY, Run, algorithm_of, rows_of, student_interval
 from m3po.command_line import json_of, run
 from m3po.config import ONLY_READ_BY, Config
 from m3po.flag_checks import Items, check_directory_of, check_fields
 from m3po.run_directory import RunDirectory, meaning
 
 # What all algorithms read; histories may also be switched off, and M3PO-h trained longer.
+MEASURED = ("return", "return_standard_error")
+MARK = mark_of("analysis.comparison")
 PROTOCOL = ("env_options", "total_steps", "initial_random_steps", "width", "layers", "history_length")
 
 
@@ -37,6 +40,8 @@ class ComparisonConfig:
     """Run directories of m3po.train."""
     out: Path | None = None
     """Where to write the CSV; nowhere when not given."""
+    overwrite: bool = False
+    """Replace the file of --out even if this command did not write it; one that it wrote is replaced anyway."""
     unfinished: bool = False
     """Take runs that are not finished too, as far as they are."""
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
@@ -78,9 +83,7 @@ def load(run_dirs: Sequence[Path], *, unfinished: bool = False) -> dict[str, lis
         config = directory.config
         if not (directory.complete or unfinished):
             raise ValueError(f"{path} is not finished; --unfinished takes it as far as it is")
-        each = Run(algorithm_of(config), config.seed, directory.commits, tuple(directory.metrics()))
-        if not each.rows:
-            raise ValueError(f"{path} has no metrics yet")
+        each = Run(algorithm_of(config), config.seed, directory.commits, rows_of(directory, *MEASURED))
         others = found.setdefault(config.env_id, {})
         if (each.variant, each.seed) in others:
             raise ValueError(f"{path}: there are two runs of {each.variant} with seed {each.seed} in {config.env_id}")
@@ -95,15 +98,14 @@ def load(run_dirs: Sequence[Path], *, unfinished: bool = False) -> dict[str, lis
 
 def table(environments: dict[str, list[Run]]) -> str:
     """The CSV."""
-    measured = ("return", "return_standard_error")
     lines = [
-        [env_id, each.variant, each.seed, row["step"], *(f"{row[name]:.6g}" for name in measured)]
+        [env_id, each.variant, each.seed, row["step"], *(f"{row[name]:.6g}" for name in MEASURED)]
         for env_id, runs in environments.items()
         for each in runs
         for row in each.rows
     ]
     commits = [commit for runs in environments.values() for each in runs for commit in each.commits]
-    return table_of(commits, ["environment", "variant", "seed", "step", *measured], lines)
+    return table_of(MARK, commits, ["environment", "variant", "seed", "step", *MEASURED], lines)
 
 
 def summary(environments: dict[str, list[Run]]) -> dict[str, Any]:
@@ -146,12 +148,15 @@ def text(record: dict[str, Any]) -> str:
 
 
 def main(config: ComparisonConfig) -> int:
-    environments = load(config.run_dirs, unfinished=config.unfinished)
+    out = None
     if config.out is not None:
-        config.out.write_text(table(environments))
-        print(f"table: {config.out}", file=sys.stderr)
+        out = Output("out", config.out, MARK, config.overwrite, files_of(*config.run_dirs)).check()
+    environments = load(config.run_dirs, unfinished=config.unfinished)
     record = summary(environments)
     print(json_of(record) if config.as_json else text(record))
+    if out is not None:
+        out.write(table(environments))
+        print(f"table: {out.path}", file=sys.stderr)
     return 0
 
 

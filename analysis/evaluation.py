@@ -6,7 +6,6 @@ same environments.
 
 from __future__ import annotations
 
-import csv
 import json
 import sys
 from collections.abc import Sequence
@@ -20,6 +19,8 @@ import tyro
 from torch import Tensor
 from tqdm import tqdm
 
+from analysis.outputs import Output, files_of
+from analysis.run_table import csv_of
 from analysis.variants import algorithm_of
 from m3po.command_line import json_of, run
 from m3po.config import options_in
@@ -28,11 +29,15 @@ from m3po.flag_checks import EpisodeCount, Items, Seed, check_directory_of, chec
 from m3po.policy import Policy
 from m3po.run_directory import RunDirectory
 from m3po.seeds import Purpose, torch_generator
-from m3po.train import training_of
+from m3po.train import restored
 from m3po.training_loop import TrainingLoop
 from m3po.types import Windows
 
 Tasks = Literal["default", "train", "test"]
+COLUMNS = (
+    "environment", "options", "variant", "seed", "steps", "tasks", "actions", "episodes", "return",
+    "return_standard_error",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,10 @@ class EvaluationConfig:
     """Seed of the episodes, the same ones for every run of an environment."""
     out: Path | None = None
     """CSV to write."""
+    overwrite: bool = False
+    """Replace the file of --out even if this command did not write it; one that it wrote is replaced anyway."""
+    trust_env: bool = False
+    """Build each run's environment even if that imports a module or reads files that its config.json names."""
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print JSON instead of a table."""
 
@@ -135,10 +144,8 @@ def evaluate(config: EvaluationConfig) -> list[dict[str, Any]]:
     seen: set[tuple[str, str]] = set()
     for path in tqdm(config.run_dirs, desc="evaluating", file=sys.stderr, disable=not sys.stderr.isatty()):
         directory = RunDirectory.read(path)
-        settings = directory.config.on_cpu()
-        state = directory.load_checkpoint()
-        training = training_of(settings)
-        training.load_state(state)
+        training = restored(directory, trust_env=config.trust_env)
+        settings = training.config
         changed = changed_options(training, options_in(config.env_options))
         options = options_for(settings.env_id, changed, config.tasks)
         policies: list[tuple[str, int, int, Policy]] = [
@@ -183,17 +190,15 @@ def text(rows: Sequence[dict[str, Any]]) -> str:
 
 def main(config: EvaluationConfig) -> int:
     torch.set_num_threads(1)
-    rows = evaluate(config)
+    out = None
     if config.out is not None:
-        with config.out.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(
-                {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()}
-                for row in rows
-            )
-        print(f"table: {config.out}", file=sys.stderr)
+        out = Output("out", config.out, ",".join(COLUMNS), config.overwrite, files_of(*config.run_dirs)).check()
+    rows = evaluate(config)
     print(json_of(rows) if config.as_json else text(rows))
+    if out is not None:
+        lines = [[f"{each:.6g}" if isinstance(each, float) else each for each in row.values()] for row in rows]
+        out.write(csv_of(COLUMNS, lines))
+        print(f"table: {out.path}", file=sys.stderr)
     return 0
 
 

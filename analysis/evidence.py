@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bounds.honesty import HonestyTest, honesty
+from m3po.files import read_regular
+from m3po.records import read_arrays
 
 Array = NDArray[np.float64]
 PER_STEP = ("log_density", "log_model_density", "log_data_policy", "log_policy", "rewards", "predicted_rewards")
@@ -371,10 +373,9 @@ def load(path: Path) -> Evidence:
 def _entries(path: Path) -> dict[str, Any]:
     """What an .npz file holds, by name."""
     try:
-        archive = np.load(path, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise ValueError("it holds one array without a name; np.savez writes several with names")
-        with archive:
-            return {name: archive[name] for name in archive.files}
-    except Exception as error:
-        raise ValueError(f"{path} cannot be read as .npz: {error or type(error).__name__}") from error
+        data = read_regular(path)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read as .npz: {error}") from error
+    if data.startswith(b"\x93NUMPY"):
+        raise ValueError(f"{path} holds one array without a name; np.savez writes several with names")
+    return dict(read_arrays(path, data))

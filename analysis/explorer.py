@@ -7,6 +7,8 @@ JavaScript of their own (``explorer_page/mathematics.js``), which the tests hold
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import sys
 from collections.abc import Sequence
@@ -17,10 +19,13 @@ from typing import Any
 
 import bounds
 from analysis.figure_style import BOUND_COLOURS, BOUND_LABELS, TRIVIAL_COLOUR
+from analysis.outputs import Output, mark_of
+from analysis.page import policy
 from bounds.bound import Arguments, Bound
 from m3po.command_line import run
 from m3po.flag_checks import check_fields
 
+MARK = mark_of("analysis.explorer")
 PARTS = Path(__file__).parent / "explorer_page"
 # Series over time have no closed form to trace: their functions in mathematics.js.
 SERIES = {"optimal-full": "optimalFull", "optimal-branched": "optimalBranched"}
@@ -31,7 +36,9 @@ class Config:
     """Write the interactive explorer of the bounds: one HTML file that needs no network and no server."""
 
     out: Path = Path("explorer.html")
-    """File to write; replaced if it exists."""
+    """File to write."""
+    overwrite: bool = False
+    """Replace the file of --out even if this command did not write it; one that it wrote is replaced anyway."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -137,15 +144,21 @@ def mathematics() -> str:
 
 
 def page() -> str:
-    """The whole page as HTML."""
+    """The whole page as HTML; nothing but its own three scripts can run in it."""
+    scripts = {"mathematics": mathematics(), "drawing": _part("drawing.js"), "application": _part("application.js")}
     return Template(_part("page.html")).substitute(
+        scripts,
+        policy=policy([_hash_of(f"\n{script}") for script in scripts.values()]),
+        mark=MARK,
         style=_part("style.css").replace("TRIVIAL_COLOUR", TRIVIAL_COLOUR),
         # "</" would end the script element
         catalogue=json.dumps(catalogue(), ensure_ascii=False).replace("</", "<\\/"),
-        mathematics=mathematics(),
-        drawing=_part("drawing.js"),
-        application=_part("application.js"),
     )
+
+
+def _hash_of(script: str) -> str:
+    """What a Content-Security-Policy calls the text of a script element."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
 
 
 def _part(name: str) -> str:
@@ -154,7 +167,7 @@ def _part(name: str) -> str:
 
 def main(config: Config) -> int:
     """Write the page; exit code 0."""
-    config.out.write_text(page(), encoding="utf-8")
+    Output("out", config.out, MARK, config.overwrite).write(page())
     print(f"open {config.out} in a browser", file=sys.stderr)
     return 0
 

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
-import matplotlib as mpl
+# Importing matplotlib fails where the variable names a backend that is not installed here, as in a notebook's shell;
+# figures that are drawn into files need none.
+_backend = os.environ.pop("MPLBACKEND", None)
+import matplotlib as mpl  # noqa: E402
+
+if _backend is not None:
+    os.environ["MPLBACKEND"] = _backend
+    with suppress(ValueError):
+        mpl.rcParams["backend"] = _backend
 
 TRIVIAL_COLOUR = "#8a8a8a"
 INK = "#262626"
@@ -81,7 +90,8 @@ SETTINGS: dict[Any, Any] = {
 
 @contextmanager
 def figure_style() -> Iterator[None]:
-    """These settings, without a display, for the figures made inside the ``with`` block."""
-    mpl.use("Agg")
-    with mpl.rc_context(SETTINGS):
+    """These settings and no others, whatever the user's own are, for the figures made inside the ``with`` block."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(SETTINGS)
         yield

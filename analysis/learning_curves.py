@@ -16,8 +16,9 @@ import tyro
 from numpy.typing import NDArray
 
 from analysis.anchors import landed_anchors
+from analysis.outputs import Output, check_figure, files_of, mark_of
 from m3po.command_line import json_of, run
-from m3po.flag_checks import Items, check_directory_of, check_fields
+from m3po.flag_checks import Items, check_fields
 from m3po.run_directory import RunDirectory
 
 if TYPE_CHECKING:
@@ -43,13 +44,15 @@ class CurvesConfig:
     run_dirs: tyro.conf.Positional[Annotated[tuple[Path, ...], Items()]]
     """Run directories of m3po.train, all of one environment."""
     figure: Path = Path("learning_curves.png")
-    """Where to draw."""
+    """Where to draw (.png, .pdf, .svg)."""
+    overwrite: bool = False
+    """Replace the file of --figure even if this command did not write it; one that it wrote is replaced anyway."""
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print JSON instead of a table."""
 
     def __post_init__(self) -> None:
         check_fields(self)
-        check_directory_of("figure", self.figure)
+        check_figure("figure", self.figure)
 
 
 @dataclass(frozen=True)
@@ -89,11 +92,20 @@ def load(run_dirs: Sequence[Path]) -> Curves:
             raise ValueError(f"{each.path} has no metrics yet")
         if each.config.env_id != runs[0].config.env_id:
             raise ValueError(f"{each.path} is of {each.config.env_id}, {runs[0].path} of {runs[0].config.env_id}")
+        if each.config.algorithm != runs[0].config.algorithm:
+            raise ValueError(
+                f"{each.path} is of {each.config.algorithm}, {runs[0].path} of {runs[0].config.algorithm}; "
+                "analysis.comparison puts algorithms beside each other"
+            )
     steps = [row["step"] for row in tables[0]]
     for each, table in zip(runs, tables, strict=True):
         if [row["step"] for row in table] != steps:
             raise ValueError(f"{each.path} was evaluated at other steps than {runs[0].path}")
-    names = [name for name, value in tables[0][0].items() if isinstance(value, int | float)]
+    rows = [row for table in tables for row in table]
+    common = [name for name in rows[0] if all(name in row for row in rows)]
+    names = [name for name in common if isinstance(rows[0][name], int | float)]
+    if "return" not in names:
+        raise ValueError(f"{runs[0].path} has an epoch without an evaluation, or other runs do")
     values = {name: np.array([[row[name] for row in table] for table in tables], dtype=np.float64) for name in names}
     commits = sorted({commit for each in runs for commit in each.commits})
     return Curves(
@@ -115,12 +127,12 @@ def plot(axes: Axes, curves: Curves, name: str, colour: str, label: str, style: 
 
 def draw(curves: Curves, anchors: dict[str, float]) -> Figure:
     """Returns with the anchors; model error with the Bayes filter's; policy divergence."""
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     # A baseline has no errors of a model to draw.
-    panels = 3 if "eps_pi_mean" in curves.values else 1
-    figure, axes = plt.subplots(1, panels, figsize=(3.8 * panels, 3.7), layout="constrained", squeeze=False)
-    axes = axes[0]
+    panels = 3 if curves.values.keys() >= {"eps_pi_mean", "eps_pi_sample_max"} else 1
+    figure = Figure(figsize=(3.8 * panels, 3.7), layout="constrained")
+    axes = figure.subplots(1, panels, squeeze=False)[0]
     plot(axes[0], curves, "return", COLOUR, "return")
     for name, value in anchors.items():
         axes[0].axhline(value, color=ANCHOR_COLOURS[name], lw=1.2, ls="--")
@@ -130,10 +142,10 @@ def draw(curves: Curves, anchors: dict[str, float]) -> Figure:
             ha="right", va="top" if below else "bottom", fontsize=7.5, color=ANCHOR_COLOURS[name],
         )  # fmt: skip
     axes[0].set_title("return of an episode", loc="left")
-    if panels > 1 and "eps_m" in curves.values:
+    if panels > 1 and curves.values.keys() >= {"eps_m", "eps_m_mean"}:
         plot(axes[1], curves, "eps_m", COLOUR, r"$\epsilon_m$: largest over time")
         plot(axes[1], curves, "eps_m_mean", "#009e73", "mean over time")
-        if "bayes_eps_m" in curves.values:
+        if curves.values.keys() >= {"bayes_eps_m", "bayes_eps_m_mean"}:
             plot(axes[1], curves, "bayes_eps_m", COLOUR, "exact filter, same window: largest", ":")
             plot(axes[1], curves, "bayes_eps_m_mean", "#009e73", "exact filter, same window: mean", ":")
         axes[1].set_ylim(0, 1)
@@ -203,13 +215,15 @@ def anchors_of(env_id: str) -> dict[str, float]:
 def main(config: CurvesConfig) -> int:
     from analysis.figure_style import figure_style
 
+    read = files_of(*config.run_dirs)
+    output = Output("figure", config.figure, mark_of("analysis.learning_curves"), config.overwrite, read).check()
     curves = load(config.run_dirs)
     anchors = anchors_of(curves.env_id)
     record = summary(curves, anchors)
     print(json_of(record) if config.as_json else text(record))
     with figure_style():
-        draw(curves, anchors).savefig(config.figure)
-    print(f"figure: {config.figure}", file=sys.stderr)
+        output.write_figure(draw(curves, anchors))
+    print(f"figure: {output.path}", file=sys.stderr)
     return 0
 
 

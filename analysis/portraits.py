@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,10 @@ import numpy as np
 
 import m3po.envs  # noqa: F401 (registers the environments)
 from analysis.figure_style import figure_style
+from analysis.outputs import Output, check_figure, mark_of
 from analysis.pictures import TASK_COLOURS, Colour, Photographer, Picture, TaskColours, choose_backend
 from m3po.command_line import run
-from m3po.flag_checks import Pixels, check_directory, check_directory_of, check_fields
+from m3po.flag_checks import Pixels, check_directory, check_fields
 
 # In the order of the paper's Figure 6.
 NAMES = (
@@ -62,10 +64,12 @@ class PortraitsConfig:
     """Of a picture, in pixels."""
     height: Pixels = 240
     """Of a picture, in pixels."""
+    overwrite: bool = False
+    """Replace files of these names even if this command did not write them; those that it wrote are replaced anyway."""
 
     def __post_init__(self) -> None:
         check_fields(self)
-        check_directory_of("strips", self.strips)
+        check_figure("strips", self.strips)
         check_directory("out_dir", self.out_dir)
 
 
@@ -100,7 +104,7 @@ def strip(name: str, width: int, height: int) -> tuple[list[Picture], list[Colou
     return pictures, colours, gap * bare.dt
 
 
-def draw_strips(path: Path, width: int, height: int) -> None:
+def draw_strips(output: Output, width: int, height: int) -> None:
     """One row for each environment, from left to right in time, each picture framed in its task's colour."""
     with figure_style():
         from matplotlib.figure import Figure
@@ -116,20 +120,30 @@ def draw_strips(path: Path, width: int, height: int) -> None:
                 here.set_yticks([])
                 for spine in here.spines.values():
                     spine.set(visible=True, color=colour, linewidth=2)
-        figure.savefig(path, dpi=80)
+        output.write_figure(figure, dpi=80)
 
 
 def main(config: PortraitsConfig) -> int:
     choose_backend()
-    from matplotlib.image import imsave
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
 
-    for name in NAMES:
-        path = config.out_dir / f"environment_{name}.png"
-        imsave(path, portrait(name, config.width, config.height))
-        print(path)
-    if config.strips is not None:
-        draw_strips(config.strips, config.width // 2, config.height // 2)
-        print(config.strips)
+    mark = mark_of("analysis.portraits")
+    outputs = {
+        name: Output("out_dir", config.out_dir / f"environment_{name}.png", mark, config.overwrite).check()
+        for name in NAMES
+    }
+    strips = None if config.strips is None else Output("strips", config.strips, mark, config.overwrite).check()
+    maker = PngInfo()
+    maker.add_text("Software", mark)
+    for name, output in outputs.items():
+        drawn = io.BytesIO()
+        Image.fromarray(portrait(name, config.width, config.height)).save(drawn, "PNG", pnginfo=maker)
+        output.write(drawn.getvalue())
+        print(output.path)
+    if strips is not None:
+        draw_strips(strips, config.width // 2, config.height // 2)
+        print(strips.path)
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import tyro
 from numpy.typing import NDArray
 
 from analysis.figure_style import figure_style
+from analysis.outputs import Output, mark_of
 from analysis.pictures import TASK_COLOURS, Photographer, Picture, TaskColours, choose_backend
 from m3po.command_line import run
 from m3po.envs.switching_point_mass import PICTURE_EXTENT, REWARD_WIDTH, SwitchingPointMass, picture
@@ -23,7 +25,7 @@ from m3po.evaluate import to_environment, to_tensor
 from m3po.flag_checks import Count, Members, Pixels, Seed, Steps, check_directory, check_fields
 from m3po.policy import Policy
 from m3po.run_directory import RunDirectory
-from m3po.train import training_of
+from m3po.train import restored
 from m3po.types import Windows
 
 if TYPE_CHECKING:
@@ -54,8 +56,12 @@ class RenderConfig:
     """Of a picture, in pixels."""
     height: Pixels = 240
     """Of a picture, in pixels."""
+    trust_env: bool = False
+    """Build the run's environment even if that imports a module or reads files that its config.json names."""
     out_dir: Path | None = None
     """Where the two files go; RUN_DIR when not given."""
+    overwrite: bool = False
+    """Replace files of these names even if this command did not write them; those that it wrote are replaced anyway."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -112,7 +118,7 @@ def play(
     return Episode(pictures, steps, np.array(observations), tasks, rewards)
 
 
-def write_video(path: Path, episode: Episode, colours: TaskColours, seconds_per_step: float) -> None:
+def write_video(output: Output, episode: Episode, colours: TaskColours, seconds_per_step: float) -> None:
     """A looping GIF in real time; the band at its foot has the colour of the task."""
     from PIL import Image
 
@@ -124,7 +130,11 @@ def write_video(path: Path, episode: Episode, colours: TaskColours, seconds_per_
     durations = [
         max(20, round(1000 * seconds_per_step * gap)) for gap in np.diff([*episode.steps, episode.steps[-1] + 1])
     ]
-    frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0)
+    video = io.BytesIO()
+    frames[0].save(
+        video, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0, comment=output.mark
+    )
+    output.write(video.getvalue())
 
 
 def draw_strip(axes: Sequence[Axes], episode: Episode, colours: TaskColours, seconds_per_step: float) -> None:
@@ -160,7 +170,7 @@ def draw_path(here: Axes, episode: Episode, colours: TaskColours) -> None:
 
 
 def write_strip(
-    path: Path, episode: Episode, colours: TaskColours, seconds: float, count: int, *, with_path: bool
+    output: Output, episode: Episode, colours: TaskColours, seconds: float, count: int, *, with_path: bool
 ) -> None:
     with figure_style():
         from matplotlib.figure import Figure
@@ -174,17 +184,21 @@ def write_strip(
         if with_path:
             draw_path(axes.pop(0), episode, colours)
         draw_strip(axes, episode, colours, seconds)
-        figure.savefig(path, dpi=110)
+        output.write_figure(figure, dpi=110)
 
 
 def main(config: RenderConfig) -> int:
     directory = RunDirectory.read(config.run_dir)
-    state = directory.load_checkpoint()
+    video, strip = (
+        Output(
+            "out_dir", (config.out_dir or config.run_dir) / name, mark_of("analysis.render"), config.overwrite
+        ).check()
+        for name in ("episode.gif", "strip.png")
+    )
     is_point_mass = directory.config.env_id.split(":")[-1] == "m3po/SwitchingPointMass-v0"
     if not is_point_mass:
         choose_backend()
-    training = training_of(directory.config.on_cpu())
-    training.load_state(state)
+    training = restored(directory, trust_env=config.trust_env)
     environment = training.environment
     bare: Any = environment.unwrapped
     if not (is_point_mass or hasattr(bare, "task_parameters")):
@@ -202,11 +216,10 @@ def main(config: RenderConfig) -> int:
             photographer = stack.enter_context(Photographer(bare, config.width, config.height))
             take_picture = lambda _, task: photographer.picture(colours(task))  # noqa: E731
         episode = play(environment, training.policy, config, take_picture)
-    out_dir = config.out_dir or config.run_dir
-    write_video(out_dir / "episode.gif", episode, colours, seconds)
-    write_strip(out_dir / "strip.png", episode, colours, seconds, config.strip_pictures, with_path=is_point_mass)
-    print(out_dir / "episode.gif")
-    print(out_dir / "strip.png")
+    write_video(video, episode, colours, seconds)
+    write_strip(strip, episode, colours, seconds, config.strip_pictures, with_path=is_point_mass)
+    print(video.path)
+    print(strip.path)
     return 0
 
 

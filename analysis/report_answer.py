@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import html
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from markupsafe import Markup
 
 from analysis import check_guarantee
 from analysis.report_charts import series
@@ -27,7 +27,7 @@ class Answer:
     Attributes:
         kind: what the answer is.
         headline: the answer in a few words.
-        sentences: what it means, for a reader without prior knowledge.
+        sentences: what it means, for a reader without prior knowledge; text, or Markup.
         marks: label, value as text, and what to draw on the common axis: low and high ends of a band and a point, each
             None where there is none.
         axis: the ends of the axis; None when there is nothing to draw.
@@ -160,9 +160,10 @@ def certificate_answer(check: dict[str, Any]) -> Answer:
             f"Yes, for at least {shown(at_least)} of the promised {shown(promised['estimate'])}",
         )
         sentences = [
-            f"{promise} With {sure} confidence the policy’s real return over {check['horizon']} steps is "
-            f"<b>at least {shown(at_least)}</b>: certified from the model’s errors, which were measured on "
-            f"{check['episodes']} fresh real episodes.",
+            Markup(
+                "{} With {} confidence the policy’s real return over {} steps is <b>at least {}</b>: certified from "
+                "the model’s errors, which were measured on {} fresh real episodes."
+            ).format(promise, sure, check["horizon"], shown(at_least), check["episodes"]),
             f"Held against reality: {truth} ({between(measured)}), which is above {shown(at_least)}, as guaranteed.",
         ]
         if check["verdict"] != "holds":
@@ -192,10 +193,10 @@ def certificate_answer(check: dict[str, Any]) -> Answer:
     )
 
 
-def number_line(answer: Answer) -> str:
-    """The rows of the answer on one axis; text and marks are HTML, so both keep their size on a phone."""
+def number_line(answer: Answer) -> dict[str, Any] | None:
+    """The rows of the answer with their places on one axis, in percent; None where there is nothing to draw."""
     if answer.axis is None:
-        return ""
+        return None
     low, high = answer.axis
 
     def place(value: float) -> float:
@@ -204,16 +205,23 @@ def number_line(answer: Answer) -> str:
     limit = next((mark.low for mark in answer.marks if mark.name == "guaranteed" and mark.low is not None), None)
     rows = []
     for mark in answer.marks:
-        drawn = "" if limit is None else f'<span class="limit" style="left:{place(limit):.2f}%"></span>'
+        band = None
         if mark.low is not None and mark.high is not None:
             left, right = place(mark.low), place(mark.high)
-            drawn += f'<span class="band" style="left:{left:.2f}%;width:{max(right - left, 0.4):.2f}%"></span>'
-        if mark.point is not None:
-            drawn += f'<span class="point" style="left:{place(mark.point):.2f}%"></span>'
+            band = f"{left:.2f}", f"{max(right - left, 0.4):.2f}"
         rows.append(
-            f'<div class="mark {mark.name}"><span class="label">{html.escape(mark.label)}</span>'
-            f'<span class="value" id="{mark.name}">{html.escape(mark.value)}</span>'
-            f'<div class="track" aria-hidden="true">{drawn}</div></div>'
+            {
+                "name": mark.name,
+                "label": mark.label,
+                "value": mark.value,
+                "band": band,
+                "point": None if mark.point is None else f"{place(mark.point):.2f}",
+            }
         )
-    ends = f'<div class="ends" aria-hidden="true"><span>{shown(low)}</span><span>{shown(high)}</span></div>'
-    return f'<div class="line {answer.kind}">{"".join(rows)}{ends}</div>'
+    return {
+        "kind": answer.kind,
+        "marks": rows,
+        "limit": None if limit is None else f"{place(limit):.2f}",
+        "low": shown(low),
+        "high": shown(high),
+    }

@@ -31,9 +31,10 @@ PART_LABELS = {
 
 
 def chart(height: float = 3.1) -> tuple[Figure, Axes]:
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
-    return plt.subplots(figsize=(4.4, height), layout="constrained")
+    figure = Figure(figsize=(4.4, height), layout="constrained")
+    return figure, figure.subplots()
 
 
 def series(rows: Rows, name: str) -> Array | None:

@@ -18,7 +18,7 @@ from m3po.config import Config
 from m3po.evaluate import run_episodes
 from m3po.run_directory import RunDirectory
 from m3po.seeds import Purpose, environment_seeds, torch_generator
-from m3po.train import Training
+from m3po.train import Training, restored
 
 Array = NDArray[np.float64]
 # Where nothing can be certified episodes are often long, and intervals need no such precision.
@@ -45,7 +45,7 @@ class Findings:
     obstacle: str | None
 
 
-def findings(run_dir: Path, *, episodes: int | None, confidence: float, seed: int) -> Findings:
+def findings(run_dir: Path, *, episodes: int | None, confidence: float, seed: int, trust_env: bool = False) -> Findings:
     """Read the run, and measure what can be measured.
 
     Args:
@@ -53,12 +53,14 @@ def findings(run_dir: Path, *, episodes: int | None, confidence: float, seed: in
         episodes: fresh ones per policy; None for 1000, or 100 where nothing can be certified.
         confidence: of the guarantee.
         seed: of the fresh episodes.
+        trust_env: as of ``m3po.train.restored``.
 
     Raises:
         ValueError: when it is no run directory, or its metrics or checkpoint are damaged.
     """
     directory = RunDirectory.read(run_dir)
     rows = directory.metrics()
+    directory.provenance()  # refused before anything is measured
     if not rows:
         return Findings(directory, rows, None, None, "the run has not completed an epoch yet")
     if "nll" not in rows[-1]:
@@ -66,18 +68,18 @@ def findings(run_dir: Path, *, episodes: int | None, confidence: float, seed: in
     if not directory.has_checkpoint:
         return Findings(directory, rows, None, None, "the run directory has no checkpoint, so no model to measure")
     episodes = episodes or (1000 if "eps_m" in rows[-1] else SURROGATE_EPISODES)
-    check = check_guarantee.check(CheckConfig(run_dir=run_dir, episodes=episodes, confidence=confidence, seed=seed))
+    check = check_guarantee.check(
+        CheckConfig(run_dir=run_dir, episodes=episodes, confidence=confidence, seed=seed, trust_env=trust_env)
+    )
     found = check.get("surrogates")
     if found is None:
         print("measuring calibration and k-step errors", file=sys.stderr)
-        found = surrogates_of(directory, check)
+        found = surrogates_of(restored(directory, Training, trust_env=trust_env), check)
     return Findings(directory, rows, check, found, None)
 
 
-def surrogates_of(directory: RunDirectory, check: dict[str, Any]) -> dict[str, Any]:
+def surrogates_of(training: Training, check: dict[str, Any]) -> dict[str, Any]:
     """The surrogates of a run that is certified too, on episodes of their own, as many as ``check`` had."""
-    training = Training(directory.config.on_cpu())
-    training.load_state(directory.load_checkpoint())
     training.check_fitted()
     generator = torch_generator(Purpose.SURROGATES, check["seed"])
     trajectories = run_episodes(
@@ -105,7 +107,7 @@ def through_training(
     low, high = check["reward_low"], check["reward_high"]
     curves: dict[str, list[float]] = {"step": []}
     for row in rows:
-        if "eps_m_profile_upper" not in row or "policy_divergence_upper" not in row:
+        if not row.keys() >= {"eps_m_profile_upper", "policy_divergence_upper", "eps_pi_sample_max"}:
             continue
         length = row.get("rollout_length", config.rollout_length_at(row["step"]))
         curves["step"].append(row["step"])

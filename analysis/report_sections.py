@@ -1,9 +1,8 @@
-"""The sections of ``analysis.report`` below its first screen. Each is HTML from what was found."""
+"""The sections of ``analysis.report`` below its first screen: what its template needs of what was found."""
 
 from __future__ import annotations
 
 import dataclasses
-import html
 import json
 import shlex
 import sys
@@ -14,7 +13,7 @@ import numpy as np
 
 from analysis import check_guarantee, report_charts
 from analysis.learning_curves import anchors_of, closed
-from analysis.page import drawing, table
+from analysis.page import Drawing, drawing
 from analysis.report_answer import shown
 from analysis.report_findings import Findings, decomposition, through_training
 from analysis.surrogates import span
@@ -25,49 +24,35 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def drawings(figures: Sequence[tuple[str, Figure | None, str]]) -> str:
-    """Name, figure and caption of each, side by side where there is room."""
-    shown = [drawing(figure, name, caption) for name, figure, caption in figures if figure is not None]
-    return f'<div class="charts">{"".join(shown)}</div>' if shown else ""
+def drawings(figures: Sequence[tuple[str, Figure | None, str]]) -> list[Drawing]:
+    """Those of name, figure and caption that have a figure."""
+    return [drawing(figure, name, caption) for name, figure, caption in figures if figure is not None]
 
 
-def learning(found: Findings) -> str:
-    """The learning curve."""
+def learning(found: Findings) -> dict[str, Any] | None:
+    """The learning curve; None without an evaluation."""
     config = found.directory.config
     anchors = anchors_of(config.env_id) if config.environment_options() == {} else {}
     figure = report_charts.learning_curve(found.rows, anchors)
     if figure is None:
-        return "<h2>Learning</h2><p>No evaluation was logged yet.</p>"
-    last = found.rows[-1]
-    share = ""
-    if anchors:
-        reached = float(closed(np.array(last["return"]), anchors))
-        share = (
-            f" That closes {reached:.0%} of the way from the best policy found without memory to the best found that "
-            "knows the hidden task."
-        )
-    warnings = "".join(f"<li>{html.escape(str(each))}</li>" for each in last.get("warnings", []))
-    return f"""<h2>Does it learn?</h2>
-<p>Last evaluation, after {last["step"]} real steps: {shown(last["return"])} per episode, all rewards counting
-fully.{share}</p>
-{
-        drawings(
-            [
-                (
-                    "learning",
-                    figure,
-                    f"{config.evaluation_episodes} episodes of the policy without its exploration noise at "
-                    "each point; the band is two standard errors.",
-                )
-            ]
-        )
+        return None
+    last = next(row for row in reversed(found.rows) if "return" in row)
+    caption = (
+        f"{config.evaluation_episodes} episodes of the policy without its exploration noise at each point; the band is "
+        "two standard errors."
+    )
+    return {
+        "step": last["step"],
+        "last": shown(last["return"]),
+        "share": f"{float(closed(np.array(last['return']), anchors)):.0%}" if anchors else None,
+        "drawings": drawings([("learning", figure, caption)]),
+        "warnings": last.get("warnings", []),
     }
-{f"<p>Warnings of the last epoch:</p><ul>{warnings}</ul>" if warnings else ""}"""
 
 
-def errors(found: Findings) -> str:
+def errors(found: Findings) -> dict[str, Any]:
     """Model error, policy divergence and reward error, through training and over the times of an episode."""
-    rows, config = found.rows, found.directory.config
+    rows = found.rows
     figures = [
         ("model-error", report_charts.model_error(rows),
          "Model error: total variation between reality’s next-step law and the model’s; 0 is perfect, 1 is useless."),
@@ -82,24 +67,18 @@ def errors(found: Findings) -> str:
             last=None),
          "The same over the time steps of an episode."),
     ]  # fmt: skip
-    charts = drawings(figures)
-    if not charts:
-        return "<h2>What the model gets wrong</h2><p>This run logged no model error and no policy divergence.</p>"
-    missing = "" if "eps_m" in rows[-1] else (
-        "<p>No model error in total variation is logged: the environment’s one-step density is not known. The last "
-        f"one-step negative log likelihood is {rows[-1]['nll']:.2f} nats.</p>" if "nll" in rows[-1] else
-        "<p>This run logged no model error.</p>"
-    )  # fmt: skip
-    reward = rows[-1].get("reward_error")
-    return f"""<h2>What the model gets wrong</h2>
-<p>Measured after every epoch on {config.measure_episodes} held-out episodes of the policy that had collected the
-epoch’s data, which never enter training.{
-        "" if reward is None else f" The learned reward is off by {reward:.4f} per step on average at the end."
-    }</p>
-{missing}{charts}"""
+    missing = ""
+    if "eps_m" not in rows[-1]:
+        missing = "This run logged no model error."
+        if "nll" in rows[-1]:
+            missing = (
+                "No model error in total variation is logged: the environment’s one-step density is not known. The "
+                f"last one-step negative log likelihood is {rows[-1]['nll']:.2f} nats."
+            )
+    return {"drawings": drawings(figures), "missing": missing, "reward": rows[-1].get("reward_error")}
 
 
-def every_bound(check: dict[str, Any], rows: list[dict[str, Any]], config: Config) -> str:
+def every_bound(check: dict[str, Any], rows: list[dict[str, Any]], config: Config) -> dict[str, Any]:
     """Every bound against the measured gap: at the end, and what the log offers through training."""
     figure, axes = report_charts.chart(4.0)
     check_guarantee.draw_gaps(axes, check, "current")
@@ -118,30 +97,20 @@ def every_bound(check: dict[str, Any], rows: list[dict[str, Any]], config: Confi
         ]
         meaning = {"current": "fresh data of the policy itself", "previous": "data of the policy one epoch ago"}[name]
         header = ["bound", "model return", "discrepancy", "measured gap", "verdict"]
-        tables.append(f"<details><summary>Table: {meaning}</summary>{table(header, lines)}</details>")
-    return f"""<h2>Every bound against the measured gap</h2>
-<p>Each theorem says: true return &ge; model return &minus; discrepancy. The gap is what was measured: true return
-minus model return. A <i>vacuous</i> discrepancy is one that any model satisfies. A verdict is <i>surrogate</i> where an
-input of the theorem cannot be certified from data, or the intervals do not decide.</p>
-{
-        drawings(
-            [
-                (
-                    "gaps",
-                    figure,
-                    "The trained policy, certified from its own fresh data: bars are discrepancies (grey: "
-                    "vacuous), dots and lines the measured gap.",
-                )
-            ]
-        )
+        tables.append({"meaning": meaning, "header": header, "rows": lines})
+    caption = (
+        "The trained policy, certified from its own fresh data: bars are discrepancies (grey: vacuous), dots and lines "
+        "the measured gap."
+    )
+    return {
+        "drawings": drawings([("gaps", figure, caption)]),
+        "tables": tables,
+        "training": training_part(check, rows, config),
     }
-{"".join(tables)}
-<h3>Through training</h3>
-{training_part(check, rows, config)}"""
 
 
-def training_part(check: dict[str, Any], rows: list[dict[str, Any]], config: Config) -> str:
-    """The discrepancies at each epoch's logged errors."""
+def training_part(check: dict[str, Any], rows: list[dict[str, Any]], config: Config) -> list[Drawing]:
+    """The discrepancies at each epoch's logged errors; none where no error profiles were logged."""
     figures: list[tuple[str, Figure | None, str]] = []
     known = check["trivial"] - (check["reward_high"] - check["reward_low"])  # the first reward is the same
     for name, moved, policy, title, label, caption in (
@@ -153,22 +122,17 @@ def training_part(check: dict[str, Any], rows: list[dict[str, Any]], config: Con
     ):  # fmt: skip
         curves = through_training(rows, check, config, moved=moved)
         if len(curves["step"]) == 0:
-            return "<p>This run logged no error profiles.</p>"
+            return []
         checks = check["data_policies"][policy]["checks"]
         final = next((row for row in checks if row["scheme"] == "branched" and not row["learned_reward"]), checks[0])
         steps = curves.pop("step")
         label += " (learned reward)" if final["learned_reward"] else ""
         figure = report_charts.bounds_through_training(steps, curves, known, final["gap"], title, label)
         figures.append((name, figure, caption))
-    return f"""<p>The errors are known at every epoch, from the log. Each profile there holds with
-{config.confidence:.0%} confidence; the right-hand certificate needs two, so {2 * config.confidence - 1:.0%}. The
-returns are not: the model return and the discounted true return were measured for this page only, for the last
-checkpoint (diamond). The reward error’s profile is not logged either, so these discrepancies are for the known
-reward.</p>
-{drawings(figures)}"""
+    return drawings(figures)
 
 
-def certificate_parts(check: dict[str, Any]) -> str:
+def certificate_parts(check: dict[str, Any]) -> dict[str, Any]:
     """What the certificate is made of."""
     labels = {"current": "own fresh data", "previous": "data one epoch old"}
     parts = {labels[name]: decomposition(check, name) for name in check["data_policies"]}
@@ -177,28 +141,16 @@ def certificate_parts(check: dict[str, Any]) -> str:
         [label, *(each[name] for name in names), sum(each.values())] for label, each in parts.items()
     ]  # fmt: skip
     figure = report_charts.decomposition(parts, check["trivial"])
-    return f"""<h2>What the certificate is made of</h2>
-<p>The certificate (Theorem 4) is the sum of what each error can cost. From the policy’s own fresh data there is no
-policy divergence; from data one epoch old it usually costs everything. The sampling allowance is what is added because
-errors are estimated from {check["episodes"]} episodes. Episodes end after {
-        check["horizon"]
-    } steps, so there is no tail;
-should the process go on, its rest is worth {shown(check["tail_if_the_process_went_on"])} more or less.</p>
-{
-        drawings(
-            [
-                (
-                    "decomposition",
-                    figure,
-                    f"Parts of the certificate for k = {check['k']}; the dashed line is what any model satisfies.",
-                )
-            ]
-        )
+    caption = f"Parts of the certificate for k = {check['k']}; the dashed line is what any model satisfies."
+    return {
+        "tail": shown(check["tail_if_the_process_went_on"]),
+        "drawings": drawings([("decomposition", figure, caption)]),
+        "header": ["data", *(report_charts.PART_LABELS[name] for name in names), "certificate"],
+        "rows": rows,
     }
-{table(["data", *(report_charts.PART_LABELS[name] for name in names), "certificate"], rows)}"""
 
 
-def calibration_and_prediction(found: dict[str, Any]) -> str:
+def calibration_and_prediction(found: dict[str, Any]) -> dict[str, Any]:
     """Calibration, k-step error, likelihood and the telescoped gap."""
     worst, nll, gap, steps = found["calibration"]["worst"], found["nll"], found["return_gap"], found["k_step"]
     verdict = (
@@ -216,19 +168,7 @@ def calibration_and_prediction(found: dict[str, Any]) -> str:
         ["one-step negative log likelihood, nats", span(nll)],
         ["… of a Gaussian without history and action", f"{nll['baseline']:.3f}"],
     ]
-    left_out = (
-        ""
-        if gap["remainder_at_most"] == 0
-        else f" Its values look {gap['value_steps']} steps ahead; the rest weighs at most "
-        f"{gap['remainder_at_most']:.1%} of R/(1&minus;&gamma;)."
-    )
-    return f"""<h2>Calibration and prediction</h2>
-<p>These certify nothing, but show how the model errs. {found["episodes"]} fresh episodes of the policy; intervals are
-{found["confidence"]:.0%} each, Student’s over episodes and so approximate, except the calibration band, which holds for
-all coordinates at once at any number of episodes. k-step errors and the telescoped gap are of the first
-{found["rollout_episodes"]} of these episodes. The calibration is {verdict} (worst coordinate
-{worst["coordinate"]}: {worst["estimate"]:.3f}, at most {worst["upper"]:.3f} at the 19 levels looked at).</p>
-{drawings([
+    figures = [
     ("calibration", report_charts.calibration(found["calibration"]),
      "A calibrated model lies on the diagonal: a tenth of real outcomes is below what it calls its 10% quantile, and "
      "so on. Even a calibrated model is off it by chance."),
@@ -238,14 +178,19 @@ all coordinates at once at any number of episodes. k-step errors and the telesco
     ("telescoped", report_charts.telescoped(gap),
      "Where along an episode the model’s full-rollout return goes wrong: spans of equal discount weight. Positive: "
      "reality pays more than the model says."),
-])}
-{table(["quantity", "estimate [interval]"], lines)}
-<p class="note">Telescoped: the sum over real histories of what the real next observation is worth in the model, minus
-what the model’s own next observation is worth there (analysis/surrogates.py states and proves it).{left_out}</p>
-"""  # fmt: skip
+]  # fmt: skip
+    return {
+        "found": found,
+        "verdict": verdict,
+        "worst": worst,
+        "drawings": drawings(figures),
+        "rows": lines,
+        "steps": gap["value_steps"],
+        "left_out": f"{gap['remainder_at_most']:.1%}" if gap["remainder_at_most"] != 0 else None,
+    }
 
 
-def origin(found: Findings) -> str:
+def origin(found: Findings) -> dict[str, Any]:
     """Configuration and provenance of the run and of the page."""
     directory = found.directory
     defaults = {each.name: each.default for each in dataclasses.fields(Config)}
@@ -274,9 +219,4 @@ def origin(found: Findings) -> str:
             else "nothing was measured for it."
         )
     )
-    return f"""<h2>Configuration and provenance</h2>
-<p>Seed {directory.config.seed}. {html.escape(made)}</p>
-{table(["session started", "commit", "command", "versions", "hardware"], sessions, "settings")}
-<h3>Settings that are not the defaults</h3>
-{table(["setting", "value"], changed, "settings") if changed else "<p>None: the defaults throughout.</p>"}
-<details><summary>All other settings</summary>{table(["setting", "value"], rest, "settings")}</details>"""
+    return {"made": made, "sessions": sessions, "changed": changed, "rest": rest}

@@ -13,17 +13,41 @@ from numpy.typing import NDArray
 from analysis.csv_lines import Line
 
 
-def table_of(commits: Iterable[str], columns: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
-    """The text of the CSV."""
+def table_of(mark: str, commits: Iterable[str], columns: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
+    """The text of the CSV with the commits and the ``mark`` of the command that writes it."""
+    trained = ", ".join(_in_one_line(each) for each in sorted(set(commits)))
+    return f"# trained with m3po.train at commit {trained} ({mark})\n" + csv_of(columns, lines)
+
+
+def csv_of(columns: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
+    """The text of a CSV whose cells hold data wherever they come from: none is a formula to a spreadsheet, none has
+    more than one line."""
     text = io.StringIO()
-    text.write(f"# trained with m3po.train at commit {', '.join(sorted(set(commits)))}\n")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
-    writer.writerows(lines)
+    writer.writerows([_cell(value) for value in line] for line in lines)
     return text.getvalue()
 
 
 CURVE_COLUMNS = ("variant", "seed", "step", "return")
+
+
+def _cell(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        float(value)  # a negative number is no formula
+    except ValueError:
+        pass
+    else:
+        return value.strip()
+    line = _in_one_line(value)
+    return f"'{line}" if line.startswith(("=", "+", "-", "@")) else line
+
+
+def _in_one_line(text: str) -> str:
+    """Without line ends, tabs and other control characters."""
+    return "".join(each if each.isprintable() else " " for each in text).strip()
 
 
 def curves_of(lines: Sequence[Line], variants: Iterable[str]) -> dict[str, dict[int, NDArray[np.float64]]]:

@@ -13,9 +13,10 @@ import tyro
 from tqdm import tqdm
 
 from analysis.adversary import BoundTarget, Candidate, CertificateTarget, OverlapTarget, Target, search
+from analysis.outputs import Output, mark_of
 from bounds import ALL_BOUNDS, get
 from bounds.finite.checks import TOLERANCE, measure
-from bounds.finite.instance import Rollout, save_instance
+from bounds.finite.instance import Rollout, arrays_of
 from bounds.finite.trajectories import LARGEST_COUNT
 from m3po.command_line import json_of, run
 from m3po.flag_checks import Count, Discount, Members, Seed, Steps, Within, check_directory_of, check_fields
@@ -57,6 +58,8 @@ class SearchConfig:
     out: Path | None = None
     """Where to save the hardest instance (.npz, read by bounds.finite.load_instance); nothing is saved without it,
     unless the bound is refuted: then counterexample-BOUND.npz in the current directory."""
+    overwrite: bool = False
+    """Replace the file of --out even if this command did not write it; one that it wrote is replaced anyway."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -113,6 +116,10 @@ def main(config: SearchConfig) -> int:
     """Run the search; 1 when the bound is refuted, 0 otherwise."""
     torch.set_num_threads(1)  # the tensors are small: threads would only wait for each other
     target = target_of(config)
+    path = config.out or Path(f"counterexample-{config.bound}.npz")
+    out = Output("out", path, mark_of("analysis.search_counterexample"), config.overwrite)
+    if config.out is not None:
+        out.check()
     with tqdm(total=config.steps, desc=f"attacking {config.bound}", file=sys.stderr, unit="step") as bar:
 
         def advance(ratio: float) -> None:
@@ -132,14 +139,12 @@ def main(config: SearchConfig) -> int:
     best = candidates[0]
     facts: dict[str, object] = dict(facts_of(config, target, best))
     facts["best_ascent_ratio"] = max(c.ratio for c in candidates if c.origin == "gradient ascent")
-    path = config.out or (Path(f"counterexample-{config.bound}.npz") if facts["refuted"] else None)
-    if path is not None:
-        save_instance(path, best.instance, bound=config.bound, gamma=config.discount, k=config.rollout_length)
-    facts["saved"] = None if path is None else str(path)
-    if config.json:
-        print(json_of(facts))
-    else:
-        print(report(facts))
+    saved = config.out is not None or bool(facts["refuted"])
+    facts["saved"] = str(path) if saved else None
+    print(json_of(facts) if config.json else report(facts))
+    if saved:
+        stored = arrays_of(best.instance, bound=config.bound, gamma=config.discount, k=config.rollout_length)
+        out.write_arrays(**stored)
     return int(bool(facts["refuted"]))
 
 

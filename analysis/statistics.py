@@ -26,8 +26,9 @@ from scipy import special
 
 from analysis.csv_lines import read_lines
 from analysis.figure_style import INK, VARIANT_COLOURS, figure_style
+from analysis.outputs import Output, check_figure, mark_of
 from m3po.command_line import json_of, run
-from m3po.flag_checks import Confidence, NotNegative, Seed, Within, check_directory_of, check_fields
+from m3po.flag_checks import Confidence, NotNegative, Seed, Within, check_fields
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +38,6 @@ Array = NDArray[np.float64]
 Method = Literal["percentile", "bca"]
 Statistic = Callable[[Sequence[Array]], Array]
 
-FIGURE_SUFFIXES = (".png", ".pdf", ".svg")
 # Resampled values in memory at a time; the results do not depend on it.
 CHUNK = 2**20
 # The name of the environment of a table that has no such column.
@@ -354,8 +354,8 @@ def probability_of_improvement_interval(
 ) -> BootstrapInterval:
     """``bootstrap_interval`` of ``probability_of_improvement``, both variants resampled within each environment.
 
-    When no two runs overlap every resample gives 0 or 1 and the interval is that one point: not certainty, only all
-    that these runs can show.
+    When no two runs overlap, or all tie, every resample gives the same and the interval is that one point: not
+    certainty, only all that these runs can show.
 
     Raises:
         ValueError: as these two.
@@ -582,6 +582,8 @@ class StatisticsConfig:
     """Print JSON instead of a table."""
     figure: Path | None = None
     """Also draw the curves and the probabilities of improvement into this file (.png, .pdf, .svg)."""
+    overwrite: bool = False
+    """Replace the file of --figure even if this command did not write it; one that it wrote is replaced anyway."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -590,10 +592,7 @@ class StatisticsConfig:
                 f"--resamples must be at least {fewest_resamples(self.confidence)} at --confidence "
                 f"{self.confidence}, got {self.resamples}"
             )
-        if self.figure is not None:
-            if self.figure.suffix.lower() not in FIGURE_SUFFIXES:
-                raise ValueError(f"--figure must end in one of {', '.join(FIGURE_SUFFIXES)}, got {self.figure}")
-            check_directory_of("figure", self.figure)
+        check_figure("figure", self.figure)
         anchors_of(self.anchors)
 
 
@@ -696,6 +695,13 @@ def _range(ends: tuple[float, float]) -> str:
     return low if low == high else f"{low} to {high}"
 
 
+def _tie(table: Table, name: str, other: str) -> bool:
+    """Whether a run of the one returned the same as a run of the other in some environment."""
+    return any(
+        np.isin(ours, theirs).any() for ours, theirs in zip(table.finals(name), table.finals(other), strict=True)
+    )
+
+
 def notes(table: Table, config: StatisticsConfig, summaries: Sequence[VariantSummary]) -> list[str]:
     """What the reader of the intervals has to know: how few the seeds are, and where an interval says nothing."""
     counts = [len(seeds) for each in table.seeds.values() for seeds in each]
@@ -729,10 +735,13 @@ def notes(table: Table, config: StatisticsConfig, summaries: Sequence[VariantSum
         for each in summaries
         if each.improvement is not None and each.improvement.lower == each.improvement.upper
     ]
-    if apart:
-        lines.append(
-            f"an interval of a single point ({', '.join(apart)}) means that no runs overlap, not that none ever would"
-        )
+    tied = [name for name in apart if config.baseline is not None and _tie(table, name, config.baseline)]
+    for names, meaning in (
+        ([name for name in apart if name not in tied], "no runs overlap, not that none ever would"),
+        (tied, "all these runs tie, not that all would"),
+    ):
+        if names:
+            lines.append(f"an interval of a single point ({', '.join(names)}) means that {meaning}")
     return lines
 
 
@@ -914,6 +923,10 @@ def _draw_improvement(
 
 
 def main(config: StatisticsConfig) -> int:
+    output = None
+    if config.figure is not None:
+        mark = mark_of("analysis.statistics")
+        output = Output("figure", config.figure, mark, config.overwrite, (config.table,)).check()
     table = read_table(config.table, config.last_step, environment=config.environment, common_steps=config.common_steps)
     if config.anchors:
         table = table.normalised(anchors_of(config.anchors))
@@ -927,10 +940,10 @@ def main(config: StatisticsConfig) -> int:
         print(json_of(as_record(table, config, summaries)))
     else:
         print(text(table, config, summaries))
-    if config.figure is not None:
+    if output is not None:
         with figure_style():
-            draw(table, config, summaries).savefig(config.figure)
-        print(f"figure: {config.figure}", file=sys.stderr)
+            output.write_figure(draw(table, config, summaries))
+        print(f"figure: {output.path}", file=sys.stderr)
     return 0
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from analysis.anchors import landed_anchors
+from analysis.outputs import Output, files_of, mark_of
 from analysis.run_table import table_of
 from m3po.command_line import json_of, run
 from m3po.config import Config
@@ -29,6 +30,7 @@ VARIED = ("algorithm", "rollout_length", "history_length", "final_model_share")
 NOT_IDENTITY = ("seed", "run_dir", "resume", "from_previous", "checkpoint_minutes")
 NOT_COMPARED = (*VARIED, *NOT_IDENTITY)
 BASELINES = {"pearl": "PEARL", "grbal": "L2A"}
+MARK = mark_of("analysis.variants")
 COLUMNS = ("return", "return_standard_error", "eps_m", "eps_m_mean", "eps_pi_mean")
 
 
@@ -41,6 +43,8 @@ class VariantsConfig:
     """Finished run directories of m3po.train, all of one environment."""
     out: Path | None = None
     """Where to write the CSV; nowhere when not given."""
+    overwrite: bool = False
+    """Replace the file of --out even if this command did not write it; one that it wrote is replaced anyway."""
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print JSON instead of a table."""
 
@@ -77,6 +81,22 @@ class Run:
     rows: tuple[dict[str, Any], ...]
 
 
+def rows_of(directory: RunDirectory, *needed: str) -> tuple[dict[str, Any], ...]:
+    """The rows of a run's metrics, all of which have what is needed.
+
+    Raises:
+        ValueError: when there are none, or one lacks it.
+    """
+    rows = tuple(directory.metrics())
+    if not rows:
+        raise ValueError(f"{directory.path} has no metrics yet")
+    for row in rows:
+        missing = [name for name in needed if name not in row]
+        if missing:
+            raise ValueError(f"{directory.path} has no {missing[0]!r} at step {row['step']}")
+    return rows
+
+
 def load(run_dirs: Sequence[Path]) -> list[Run]:
     """Read the runs, sorted by variant and seed.
 
@@ -96,7 +116,7 @@ def load(run_dirs: Sequence[Path]) -> list[Run]:
         key = name_of(directory.config), directory.config.seed
         if key in runs:
             raise ValueError(f"{directory.path}: there are two runs of {key[0]} with seed {key[1]}")
-        runs[key] = Run(*key, directory.commits, tuple(directory.metrics()))
+        runs[key] = Run(*key, directory.commits, rows_of(directory, "return"))
     return [runs[key] for key in sorted(runs)]
 
 
@@ -108,7 +128,7 @@ def table(runs: Sequence[Run]) -> str:
         for row in each.rows
     ]
     commits = [commit for each in runs for commit in each.commits]
-    return table_of(commits, ["variant", "seed", "step", *COLUMNS], lines)
+    return table_of(MARK, commits, ["variant", "seed", "step", *COLUMNS], lines)
 
 
 def student_interval(values: NDArray[np.float64], confidence: float = 0.95) -> tuple[float, float, float]:
@@ -152,14 +172,17 @@ def text(record: dict[str, Any], anchors: dict[str, float]) -> str:
 
 
 def main(config: VariantsConfig) -> int:
+    out = None
+    if config.out is not None:
+        out = Output("out", config.out, MARK, config.overwrite, files_of(*config.run_dirs)).check()
     runs = load(config.run_dirs)
     record = summary(runs)
-    if config.out is not None:
-        config.out.write_text(table(runs))
-        print(f"table: {config.out}", file=sys.stderr)
     point_mass = RunDirectory.read(config.run_dirs[0]).config.env_id == "m3po/SwitchingPointMass-v0"
     anchors = landed_anchors() if point_mass else {}
     print(json_of(record) if config.as_json else text(record, anchors))
+    if out is not None:
+        out.write(table(runs))
+        print(f"table: {out.path}", file=sys.stderr)
     return 0
 
 

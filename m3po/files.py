@@ -34,17 +34,24 @@ class LostError(OSError):
     """What this process had locked is no longer there, or is another's."""
 
 
-def read_regular(path: Path) -> bytes:
+def read_regular(path: Path, most: int | None = None) -> bytes:
     """The content of a regular file; of a pipe or a device nothing is read.
 
+    Args:
+        most: bytes that it may have; any number when None.
+
     Raises:
-        OSError: when there is none.
+        OSError: when there is none, or it is larger.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(f"{path} is not a regular file")
     with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(f"{path} is not a regular file")
-        return file.read()
+        data = file.read(-1 if most is None else most + 1)
+    if most is not None and len(data) > most:
+        raise OSError(f"{path} has more than {most} bytes")
+    return data
 
 
 def write_whole(descriptor: int, data: bytes) -> None:

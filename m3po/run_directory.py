@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import pickle
 import platform
 import subprocess
 import sys
@@ -22,6 +23,7 @@ import torch
 from m3po import files
 from m3po.config import ONLY_READ_BY, Config, options_in
 from m3po.event_log import EventLog
+from m3po.records import MEBIBYTE, check_plain_archive, check_row, check_sessions, parsed
 
 FORMAT = 2
 # Where a run lives and whether it is being resumed are not part of what it is.
@@ -30,6 +32,7 @@ _NOT_IDENTITY = ("run_dir", "resume", "from_previous")
 _ADDED: dict[str, Any] = {
     field.name: field.default for field in dataclasses.fields(Config) if field.name in ONLY_READ_BY
 } | {"agent_units": "gated"}
+_LARGEST_RECORD, _LARGEST_METRICS = 16 * MEBIBYTE, 1024 * MEBIBYTE
 LAST, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 
 
@@ -44,7 +47,7 @@ def _fits(value: object, hint: Any) -> bool:
 def _read_json(file: Path) -> Any:
     """The content of a JSON file, or a ValueError that names it."""
     try:
-        return json.loads(files.read_regular(file))
+        return parsed(files.read_regular(file, _LARGEST_RECORD))
     except (OSError, ValueError) as error:
         raise ValueError(f"{file} cannot be read: {error}") from error
 
@@ -290,7 +293,13 @@ class RunDirectory:
 
     def provenance(self) -> list[dict[str, Any]]:
         """What each session of the run was made with, the first one first."""
-        return list(_read_json(self.path / "provenance.json"))
+        file = self.path / "provenance.json"
+        sessions: list[dict[str, Any]] = _read_json(file)
+        try:
+            check_sessions(sessions)
+        except ValueError as error:
+            raise ValueError(f"{file} {error}") from error
+        return sessions
 
     @property
     def commits(self) -> tuple[str, ...]:
@@ -360,15 +369,19 @@ class RunDirectory:
             ValueError: when a whole line is not a row, or the run is complete and these are not the rows it ended with.
         """
         file = self.path / "metrics.jsonl"
-        content = files.read_regular(file) if os.path.lexists(file) else b""
+        content = files.read_regular(file, _LARGEST_METRICS) if os.path.lexists(file) else b""
         rows: list[dict[str, Any]] = []
         for number, line in enumerate(content.split(b"\n")[:-1], 1):
             try:
-                row = json.loads(line)
+                row = parsed(line)
             except ValueError as error:
                 raise ValueError(f"{file} line {number} is not JSON: {error}") from error
-            if not isinstance(row, dict) or "step" not in row:
-                raise ValueError(f"{file} line {number} is not a row of metrics")
+            try:
+                check_row(row)
+            except ValueError as error:
+                raise ValueError(f"{file} line {number} {error}") from error
+            if rows and row["step"] <= rows[-1]["step"]:
+                raise ValueError(f"{file} line {number} has step={row['step']} after step {rows[-1]['step']}")
             rows.append(row)
         if self.complete:
             self._check_whole(content, rows)
@@ -377,15 +390,15 @@ class RunDirectory:
     def _check_whole(self, content: bytes, rows: list[dict[str, Any]]) -> None:
         """Of a complete run."""
         end = self.path / "COMPLETE"
-        text = files.read_regular(end)
         try:
+            text = files.read_regular(end, _LARGEST_RECORD)
             if text.startswith(b"{"):
-                record = json.loads(text)
+                record = parsed(text)
                 expected, digest = record["rows"], record["metrics_sha256"]
             else:  # of a run from before COMPLETE said more than when
                 datetime.fromisoformat(text.decode().strip())
                 expected, digest = len(rows), None
-        except (ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError) as error:
             raise ValueError(f"{end} is damaged: {error}") from error
         if not rows:
             raise ValueError(f"{self.path} is marked complete and has no metrics")
@@ -502,10 +515,18 @@ class RunDirectory:
 
     def _read_checkpoint(self, name: str, device: torch.device | str) -> dict[str, Any]:
         file = self.path / name
-        record = torch.load(io.BytesIO(self._sound_archive(name)), map_location=device, weights_only=True)
-        if record.get("format") != FORMAT:
-            raise ValueError(f"{file} has format {record.get('format')}, this version reads format {FORMAT}")
-        state: dict[str, Any] = record["state"]
+        data = self._sound_archive(name)
+        try:
+            check_plain_archive(data)
+            record = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
+        except (ValueError, RuntimeError, pickle.UnpicklingError, EOFError, TypeError) as error:
+            raise ValueError(f"{file} is no checkpoint: {error}") from error
+        if not isinstance(record, dict) or record.get("format") != FORMAT:
+            version = record.get("format") if isinstance(record, dict) else None
+            raise ValueError(f"{file} has format {version}, this version reads format {FORMAT}")
+        state = record.get("state")
+        if not isinstance(state, dict) or not isinstance(state.get("steps", 0), int):
+            raise ValueError(f"{file} holds no state of a training")
         return state
 
     def load_checkpoint(self, device: torch.device | str = "cpu") -> dict[str, Any]:

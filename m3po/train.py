@@ -10,7 +10,8 @@ import dataclasses
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeVar, overload
 
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ from m3po.config import Config
 from m3po.context_encoder import ContextEncoder
 from m3po.environment_trial import try_environment
 from m3po.evaluate import run_episodes
+from m3po.foreign import check_environment, nothing_from_here
 from m3po.health import DivergenceError, check_row
 from m3po.interruption import Stopped, StopRequest
 from m3po.measure import error_metrics
@@ -199,6 +201,43 @@ def training_of(config: Config) -> TrainingLoop:
     """The training of the algorithm that ``config`` names."""
     kinds: tuple[type[TrainingLoop], ...] = (Training, PearlTraining, GrbalTraining)
     return next(kind for kind in kinds if config.algorithm in kind.algorithms)(config)
+
+
+Kind = TypeVar("Kind", bound=TrainingLoop)
+
+
+@overload
+def restored(directory: RunDirectory, *, trust_env: bool = False) -> TrainingLoop: ...
+@overload
+def restored(directory: RunDirectory, kind: type[Kind], *, trust_env: bool = False) -> Kind: ...
+def restored(
+    directory: RunDirectory, kind: type[TrainingLoop] | None = None, *, trust_env: bool = False
+) -> TrainingLoop:
+    """The training of a run as its last checkpoint has it, on the CPU, to look at.
+
+    Args:
+        directory: of the run, wherever it comes from.
+        kind: the class that the run must be of; the one that its algorithm is of when None.
+        trust_env: build its environment even if that imports a module or reads files that the run names.
+
+    Raises:
+        ValueError: when the run is of another kind, its environment asks for trust, or its checkpoint cannot be read.
+    """
+    config = directory.config.on_cpu()
+    if trust_env:
+        guard: AbstractContextManager[None] = nullcontext()
+    else:
+        check_environment(config.env_id, config.environment_options())
+        guard = nothing_from_here()
+    state = directory.load_checkpoint()
+    with guard:
+        training = training_of(config) if kind is None else kind(config)
+    try:
+        training.load_state(state)
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"the checkpoint in {directory.path} does not fit its config.json: {reason}") from error
+    return training
 
 
 def train(config: Config) -> RunDirectory:

@@ -109,6 +109,12 @@ def save_instance(path: Path, instance: Instance, **facts: float | str) -> None:
     Raises:
         OSError: the file cannot be written.
     """
+    with path.open("wb") as file:
+        np.savez_compressed(file, **arrays_of(instance, **facts))
+
+
+def arrays_of(instance: Instance, **facts: float | str) -> dict[str, Any]:
+    """The entries of the .npz file that ``save_instance`` writes."""
     process = instance.process
     arrays: dict[str, Any] = {f"fact_{name}": np.array(value) for name, value in facts.items()}
     arrays |= {
@@ -130,8 +136,7 @@ def save_instance(path: Path, instance: Instance, **facts: float | str) -> None:
         }
         arrays |= {f"{name}_{t}": layer for name, layers in layered.items() for t, layer in enumerate(layers)}
         arrays["horizon"] = np.array(process.horizon)
-    with path.open("wb") as file:
-        np.savez_compressed(file, **arrays)
+    return arrays
 
 
 def load_instance(path: Path) -> Instance:

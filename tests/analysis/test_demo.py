@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import shutil
 from pathlib import Path
@@ -21,7 +22,9 @@ def test_the_page_is_self_contained(tiny_run: Path, tmp_path: Path, monkeypatch,
     page = (out / "index.html").read_text()
     assert page.count("data:image/png;base64,") == 3
     assert not re.search(r'(src|href)="(?!data:)', page)
-    assert "http" not in page
+    assert not re.search("https?:", page)
+    assert "default-src 'none'" in html.unescape(page)
+    assert "script-src" not in page
     captured = capsys.readouterr()
     assert "keeping the finished training" in captured.err
     for words in ("m3po-th2", "memoryless", "Verdict: holds"):

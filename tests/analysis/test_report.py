@@ -17,6 +17,7 @@ import pytest
 import bounds
 from analysis import check_guarantee, report
 from analysis.check_guarantee import CheckConfig, check
+from analysis.page import part
 from analysis.report_answer import answer_of, certificate_answer, number_line, shown
 from analysis.report_findings import Findings, decomposition, findings, through_training
 from m3po.run_directory import RunDirectory
@@ -66,7 +67,9 @@ def record_in(page: str) -> dict[str, Any]:
 
 
 def assert_self_contained(page: str) -> None:
-    assert "http" not in page
+    assert not re.search("https?:", page)
+    assert "default-src 'none'" in html.unescape(page)
+    assert "script-src" not in page
     assert not re.search(r'(?:src|href)="(?!#|data:)', page)
     assert not re.search(r"url\((?!#)", page)
     assert "@import" not in page
@@ -138,14 +141,14 @@ def synthetic(verdict: str, discrepancy: float, *, vacuous: bool = False, measur
 def test_every_kind_of_answer(check_report, kind, headline):
     answer = certificate_answer(check_report)
     assert (answer.kind, answer.headline) == (kind, headline)
-    line = number_line(answer)
+    line = part("macros.html", "number_line", number_line(answer))
     assert f'class="line {kind}"' in line
     assert ("at least 5.50" in line) == (check_report["data_policies"]["current"]["checks"][0]["discrepancy"] == 4.0)
     assert (">nothing<" in line) == ("at least 5.50" not in line)
 
 
 def test_the_marks_stand_where_their_numbers_are():
-    line = number_line(certificate_answer(synthetic("holds", 4.0)))
+    line = part("macros.html", "number_line", number_line(certificate_answer(synthetic("holds", 4.0))))
     low, high = (reward * (1 - 0.95**100) / 0.05 for reward in (-0.1, 1.0))
 
     def place(value: float) -> str:
@@ -210,6 +213,7 @@ def stripped(source: Path, target: Path, keep: set[str]) -> Path:
     shutil.copytree(source, target)
     rows = [{name: row[name] for name in row if name in keep} for row in RunDirectory.read(source).metrics()]
     (target / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (target / "COMPLETE").write_text("2026-11-26T00:00:00+00:00\n")  # it holds no checksum of the metrics
     for file in target.glob("checkpoint*.pt"):
         file.unlink()
     return target
