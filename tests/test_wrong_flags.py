@@ -113,7 +113,7 @@ def attempt(command: Command, name: str, values: tuple[str, ...], folder: Path, 
         return f"{type(error).__name__}: {error}"
     out, err = capsys.readouterr()
     if code == 0:
-        return None if not err else f"accepted with {err!r}"
+        return f"accepted with {err!r}" if err or _impossible(command.settings, name, values) else None
     if code != 2 or out or not err.startswith("error: ") or err.count("\n") != 1 or len(err) >= 300:
         return f"exit {code}, {out!r}, {err!r}"
     value = "" if not values or values[-1] == "--" else values[-1]
@@ -122,6 +122,13 @@ def attempt(command: Command, name: str, values: tuple[str, ...], folder: Path, 
     # What follows a switch, or is one value too many, is a word of its own and none of the flag's.
     alone = is_switch(command.settings, name) or len(values) > 1 or (is_positional(hint) and not value)
     return None if alone or label in err or name in err else f"does not name {label}: {err!r}"
+
+
+def _impossible(settings: type, name: str, values: tuple[str, ...]) -> bool:
+    """Whether no number of a command may be this."""
+    kinds = {*get_args(plain), plain} if (plain := get_type_hints(settings)[name]) is not bool else set()
+    never = {int: (str(10**20), str(-(10**20))), float: ("nan", "inf", "-inf", "1e400")}
+    return any(values[-1:] == (value,) for kind in kinds & {int, float} for value in never[kind])
 
 
 def shown(value: str) -> list[str]:
