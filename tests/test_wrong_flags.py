@@ -25,7 +25,7 @@ import paper_figures.command
 from m3po import command_line
 from m3po.flag_checks import Within, _label
 
-DRAWN = 400  # tries of the default suite
+DRAWN = 300  # tries of the default suite
 NEEDED = {"bound": "m3po-th1", "discount": "0.9"}
 VALUES = (
     "", " ", "x", "nan", "inf", "-inf", "-1", "0", "1.5", "1e308", "-1e308", "1e400", "5e-324", str(10**20),
@@ -157,6 +157,16 @@ def test_wrong_values_drawn_at_random(tmp_path: Path, capsys: pytest.CaptureFixt
     every = list(tries())
     assert len({command.module for command, *_ in every}) >= 30
     assert faults(random.Random(0).sample(every, DRAWN), tmp_path, capsys) == []
+
+
+def test_numbers_that_no_command_can_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    chosen: list[tuple[Command, str, tuple[str, ...]]] = [
+        (command, name, values)
+        for command, name, values in tries()
+        if values in (("nan",), (str(10**20),)) and _impossible(command.settings, name, values)
+    ]
+    assert len(chosen) >= 140
+    assert faults(chosen, tmp_path, capsys) == []
 
 
 @pytest.mark.slow
