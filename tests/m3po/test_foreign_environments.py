@@ -26,7 +26,7 @@ from gymnasium.wrappers import (
 )
 from gymnasium.wrappers.vector import NormalizeObservation as NormalizeVector
 
-from m3po.checked_environment import change_of, task_of, tasks_of, to_environment
+from m3po.checked_environment import change_of, task_of, tasks_of, to_environment, to_tensor
 from m3po.config import Config
 from m3po.environment import make_environment, offers_of
 from m3po.envs.body_rules import rule_of_body
@@ -115,12 +115,12 @@ def episodes(count: int = 3, size: int = 2) -> Trajectories:
 
 
 class InPlace(Foreign):
-    """One float32 array for ever, and one info."""
+    """One array for ever, and one info."""
 
     observation_space: Any = Box(-np.inf, np.inf, (3,), np.float32)
 
-    def __init__(self, **_: Any) -> None:
-        self.seen = np.zeros(3, np.float32)
+    def __init__(self, dtype: Any = np.float32, **_: Any) -> None:
+        self.seen = np.zeros(3, dtype)
         self.info = {"task": np.zeros((), np.int64)}
 
     def reset(self, **given: Any) -> Any:
@@ -155,15 +155,24 @@ class InPlaceVector(VectorEnv[Any, Any, Any]):
         return self.seen, self.seen[:, 0], flags, 0.0 * flags, {"task": self.task}
 
 
-@pytest.mark.parametrize("algorithm", ["m3po", "grbal", "pearl"])
-def test_an_environment_that_changes_its_array_in_place_moves(tmp_path: Path, algorithm: str) -> None:
-    registered(InPlace)
+@pytest.mark.parametrize(
+    ("algorithm", "dtype"), [("m3po", np.float32), ("m3po", np.float64), ("grbal", np.float32), ("pearl", np.float64)]
+)
+def test_an_environment_that_changes_its_array_in_place_moves(tmp_path: Path, algorithm: str, dtype: Any) -> None:
+    registered(lambda **_: InPlace(dtype))
     settings = {"planner_candidates": 4, "planner_horizon": 2, "planner_iterations": 1} if algorithm == "grbal" else {}
     stored = train(tiny(tmp_path / "run", algorithm=algorithm, **settings)).load_checkpoint()["environment_buffer"]
     tokens, first = stored["tokens"], stored["first"]
     follows = (first[1:] == first[:-1]).nonzero()[:, 0]
     assert (tokens[:, -3:] != 0).all(dim=1).float().mean() > 0.9
     torch.testing.assert_close((tokens[:, :3] + tokens[:, -3:])[follows], tokens[follows + 1, :3], rtol=0, atol=1e-6)
+
+
+def test_tensors_share_no_memory_with_what_they_are_made_of() -> None:
+    values = np.zeros(3, np.float32)
+    tensor = to_tensor(values, torch.device("cpu"))
+    values += 1
+    assert (tensor == 0).all()
 
 
 def test_trajectories_keep_what_was_seen_at_each_step() -> None:
