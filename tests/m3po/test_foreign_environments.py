@@ -33,7 +33,7 @@ from m3po.envs.body_rules import rule_of_body
 from m3po.envs.switching_point_mass import SwitchingPointMass, SwitchingPointMassVector
 from m3po.evaluate import Trajectories, run_episodes
 from m3po.health import DivergenceError, check_row, unresolved_coordinates
-from m3po.measure import EncodedTrajectories, error_metrics
+from m3po.measure import EncodedTrajectories, error_metrics, model_log_density
 from m3po.policy import HistoryPolicy
 from m3po.run_directory import RunDirectory
 from m3po.train import Training, train, training_of
@@ -744,6 +744,8 @@ def test_held_out_trajectories_keep_their_changes_too() -> None:
     arguments = (features, data.windows.observation, data.actions, data.next_observations)
     exact = built.observation_log_density(*arguments, data.changes)
     assert not torch.equal(exact, built.observation_log_density(*arguments))
+    data._features[built.encoder] = features
+    np.testing.assert_allclose(model_log_density(built, data).reshape(-1), exact.detach().numpy(), rtol=1e-6)
     shifted = data.windows.observation * 0
     near = built.observation_log_density(features, shifted, data.actions, shifted + data.changes)
     torch.testing.assert_close(exact, near)
