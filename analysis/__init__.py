@@ -1,5 +1,5 @@
 """Command lines and reports over the bounds and over training runs."""
 
-from m3po.interruption import end_quietly_while_importing
+from m3po.runs.interruption import end_quietly_while_importing
 
 end_quietly_while_importing()

@@ -10,25 +10,25 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import tyro
 
-from analysis.outputs import Output, files_of, mark_of
-from analysis.run_table import table_of
-from analysis.variants import NOT_IDENTITY, Run, algorithm_of, rows_of, student_interval
+from analysis.runs.collection import CollectedRun, algorithm_of, disagreement, rows_of
+from analysis.runs.outputs import Output, files_of, mark_of
+from analysis.runs.run_table import table_of
+from analysis.statistics.aggregates import student_interval
 from m3po.command_line import json_of, run
-from m3po.config import ONLY_READ_BY, Config
 from m3po.flag_checks import Items, check_directory_of, check_fields
-from m3po.run_directory import RunDirectory, meaning
+from m3po.runs.run_directory import RunDirectory
 
 # What all algorithms read; histories may also be switched off, and M3PO-h trained longer.
 MEASURED = ("return", "return_standard_error")
+
 MARK = mark_of("analysis.comparison")
-PROTOCOL = ("env_options", "total_steps", "initial_random_steps", "width", "layers", "history_length")
 
 
 @dataclass(frozen=True)
@@ -52,38 +52,19 @@ class ComparisonConfig:
         check_directory_of("out", self.out)
 
 
-def reads(config: Config, name: str) -> bool:
-    """Whether the setting is part of what the run is."""
-    return name not in NOT_IDENTITY and config.algorithm in ONLY_READ_BY.get(name, (config.algorithm,))
-
-
-def disagreement(one: Config, other: Config, *, same: bool) -> str | None:
-    """The first setting that keeps two runs from standing beside each other; ``same``: they are of one algorithm."""
-    names = [name for name in asdict(one) if reads(one, name)] if same else PROTOCOL
-    allowed = set()
-    if not same and 0 in (one.history_length, other.history_length):
-        allowed.add("history_length")
-    if not same and "m3po-h" in (one.algorithm, other.algorithm):
-        allowed.add("total_steps")
-    for name in names:
-        if name not in allowed and meaning(name, getattr(one, name)) != meaning(name, getattr(other, name)):
-            return name
-    return None
-
-
-def load(run_dirs: Sequence[Path], *, unfinished: bool = False) -> dict[str, list[Run]]:
+def load(run_dirs: Sequence[Path], *, unfinished: bool = False) -> dict[str, list[CollectedRun]]:
     """Environment -> its runs, sorted by algorithm and seed.
 
     Raises:
         ValueError: when a run is not finished (and must be), two are the same, or two are not of one protocol.
     """
-    found: dict[str, dict[tuple[str, int], tuple[RunDirectory, Run]]] = {}
+    found: dict[str, dict[tuple[str, int], tuple[RunDirectory, CollectedRun]]] = {}
     for path in run_dirs:
         directory = RunDirectory.read(path)
         config = directory.config
         if not (directory.complete or unfinished):
             raise ValueError(f"{path} is not finished; --unfinished takes it as far as it is")
-        each = Run(algorithm_of(config), config.seed, directory.commits, rows_of(directory, *MEASURED))
+        each = CollectedRun(algorithm_of(config), config.seed, directory.commits, rows_of(directory, *MEASURED))
         others = found.setdefault(config.env_id, {})
         if (each.variant, each.seed) in others:
             raise ValueError(f"{path}: there are two runs of {each.variant} with seed {each.seed} in {config.env_id}")
@@ -96,7 +77,7 @@ def load(run_dirs: Sequence[Path], *, unfinished: bool = False) -> dict[str, lis
     return {env_id: [runs[key][1] for key in sorted(runs)] for env_id, runs in sorted(found.items())}
 
 
-def table(environments: dict[str, list[Run]]) -> str:
+def table(environments: dict[str, list[CollectedRun]]) -> str:
     """The CSV."""
     lines = [
         [env_id, each.variant, each.seed, row["step"], *(f"{row[name]:.6g}" for name in MEASURED)]
@@ -108,7 +89,7 @@ def table(environments: dict[str, list[Run]]) -> str:
     return table_of(MARK, commits, ["environment", "variant", "seed", "step", *MEASURED], lines)
 
 
-def summary(environments: dict[str, list[Run]]) -> dict[str, Any]:
+def summary(environments: dict[str, list[CollectedRun]]) -> dict[str, Any]:
     """Environment -> algorithm -> seeds, steps and final returns, with mean and 95% Student interval over seeds.
 
     Of runs of one algorithm that are not equally far (unfinished ones) it is the last evaluation that all of them had.

@@ -13,19 +13,23 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from analysis import check_guarantee, compare_bounds, learning_curves
-from analysis.figure_style import figure_style
-from analysis.outputs import Output, mark_of
-from analysis.page import picture, rendered
+from analysis.drawing.curves import draw as draw_curves
+from analysis.drawing.style import figure_style
+from analysis.guarantee import audit, figures
+from analysis.report.demo_page import page
+from analysis.runs.anchors import anchors_of
+from analysis.runs.curves import load
+from analysis.runs.outputs import Output, mark_of
+from analysis.theory import comparison
 from m3po import train
 from m3po.command_line import run
 from m3po.config import Config
 from m3po.flag_checks import Seed, Steps, check_fields
-from m3po.run_directory import RunDirectory
+from m3po.runs.run_directory import RunDirectory
 
 
 @dataclass(frozen=True)
@@ -50,33 +54,6 @@ class DemoConfig:
         return Config(
             run_dir=self.out / "run", total_steps=self.total_steps, seed=self.seed, device="cpu", resume=resume
         )
-
-
-def returns_of(record: dict[str, Any]) -> list[tuple[str, float]]:
-    """The final evaluation between its anchors, best first."""
-    labels = learning_curves.ANCHOR_LABELS
-    rows = [(labels[name], value) for name, value in record["anchors"].items()]
-    rows.append(("M3PO, this run's final evaluation", record["final_returns"][0]))
-    return sorted(rows, key=lambda row: -row[1])
-
-
-def page(
-    bounds_text: str, record: dict[str, Any], report: dict[str, Any], out: Path, provenance: dict[str, Any]
-) -> str:
-    """The whole page as HTML."""
-    return rendered(
-        "demo.html",
-        mark_of("analysis.demo"),
-        answer=check_guarantee.conclusion(report),
-        record=record,
-        returns=returns_of(record),
-        pictures={name: picture(out / f"{name}.png") for name in ("bounds", "learning_curves", "guarantee")},
-        bounds_text=bounds_text,
-        episodes=report["episodes"],
-        check_text=check_guarantee.text(report),
-        provenance=provenance,
-        run_dir=str(out / "run"),
-    )
 
 
 def outputs_of(config: DemoConfig) -> dict[str, Output]:
@@ -115,7 +92,7 @@ def main(config: DemoConfig) -> int:
     print("1/3 comparing the bounds", file=sys.stderr)
     bounds_text = io.StringIO()
     with contextlib.redirect_stdout(bounds_text):
-        bounds_config = compare_bounds.Config(
+        bounds_config = comparison.CompareConfig(
             discount=0.95, figure=config.out / "bounds.png", overwrite=config.overwrite
         )
         compare_bounds.main(bounds_config)
@@ -127,18 +104,20 @@ def main(config: DemoConfig) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted; make demo again continues the training", file=sys.stderr)
         return 130
-    curves = learning_curves.load([directory.path])
-    anchors = learning_curves.anchors_of(curves.env_id)
+    curves = load([directory.path])
+    anchors = anchors_of(curves.env_id)
     record = learning_curves.summary(curves, anchors)
     print(learning_curves.text(record))
     with figure_style():
-        outputs["learning_curves.png"].write_figure(learning_curves.draw(curves, anchors))
+        outputs["learning_curves.png"].write_figure(draw_curves(curves, anchors))
 
     print("3/3 checking the guarantee", file=sys.stderr)
-    report = check_guarantee.check(check_guarantee.CheckConfig(run_dir=directory.path))
-    print(check_guarantee.text(report))
-    check_guarantee.write_figure(report, outputs["guarantee.png"])
-    outputs["index.html"].write(page(bounds_text.getvalue(), record, report, config.out, directory.provenance()[-1]))
+    report = audit.check(audit.CheckConfig(run_dir=directory.path))
+    check_text = check_guarantee.text(report)
+    print(check_text)
+    figures.write_figure(report, outputs["guarantee.png"])
+    provenance = directory.provenance()[-1]
+    outputs["index.html"].write(page(bounds_text.getvalue(), record, report, check_text, config.out, provenance))
     print(f"\nopen {config.out / 'index.html'} ({time.monotonic() - began:.0f} s)")
     return 0
 

@@ -25,10 +25,10 @@ from typing import Any, NoReturn, TextIO, TypeVar
 
 import tyro
 
-from m3po.interruption import imports_are_over
-from m3po.terminal import messages, open_what_is_closed, unfailing
+from m3po.runs.interruption import imports_are_over
+from m3po.runs.terminal import messages, open_what_is_closed, unfailing
 
-Config = TypeVar("Config")
+Settings = TypeVar("Settings")
 
 _LONGEST = 290  # characters of a message, with its "error: "
 # Besides ValueError and OSError, what the readers of numbers, tables and archives raise on what they cannot read.
@@ -80,7 +80,7 @@ def _words(box: str) -> str:
     return re.sub(r"^Error parsing [A-Z]\w*: ", "", text)
 
 
-def parse(config_type: type[Config], arguments: Sequence[str] | None = None, *, prog: str | None = None) -> Config:
+def parse(config_type: type[Settings], arguments: Sequence[str] | None = None, *, prog: str | None = None) -> Settings:
     """Flags -> a ``config_type`` (a dataclass whose ``__post_init__`` raises ValueError on a bad value).
 
     Args:
@@ -103,7 +103,7 @@ def parse(config_type: type[Config], arguments: Sequence[str] | None = None, *, 
 
 
 def run(
-    main: Callable[[Config], int], config_type: type[Config], arguments: Sequence[str] | None, *, prog: str
+    main: Callable[[Settings], int], config_type: type[Settings], arguments: Sequence[str] | None, *, prog: str
 ) -> NoReturn:
     """Parse, call ``main(config)``, exit with the code it returns or with the one that its exception stands for."""
     with _ending():

@@ -1,5 +1,5 @@
 """The paper's figures, one file each: load(results) -> arrays, draw(axes, arrays), main."""
 
-from m3po.interruption import end_quietly_while_importing
+from m3po.runs.interruption import end_quietly_while_importing
 
 end_quietly_while_importing()

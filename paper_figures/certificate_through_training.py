@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import bounds
-from analysis.figure_style import INK, TRIVIAL_COLOUR, figure_style
-from analysis.resumable_table import read_rows
-from analysis.through_training import LENGTH, TRAINED, Row
+from analysis.drawing.style import INK, TRIVIAL_COLOUR, figure_style
+from analysis.runs.resumable_table import read_rows
+from analysis.studies.through_training import LENGTH, TRAINED, CertificateRow
 from m3po.envs.switching_point_mass import ACTION_COST, ACTION_SIZE
 from paper_figures.command import run_figure
 
@@ -53,8 +53,8 @@ class ThroughTraining:
     """
 
     seeds: tuple[int, ...]
-    own: dict[int, tuple[Row, ...]]
-    aged: tuple[Row, ...]
+    own: dict[int, tuple[CertificateRow, ...]]
+    aged: tuple[CertificateRow, ...]
     divergences: NDArray[np.float64]
     policy_share: NDArray[np.float64]
     least_return: float
@@ -62,7 +62,7 @@ class ThroughTraining:
 
 def load(data: Path = DATA) -> ThroughTraining:
     """The landed rows, and the curve that Theorem 4 draws for a constant divergence."""
-    rows = [row for row in read_rows(data, Row, finite=True) if row.case == TRAINED]
+    rows = [row for row in read_rows(data, CertificateRow, finite=True) if row.case == TRAINED]
     seeds = tuple(sorted({row.seed for row in rows}))
     if not rows:
         raise ValueError(f"{data} has no rows of {TRAINED!r}")

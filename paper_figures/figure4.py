@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import bounds
-from analysis.figure_style import INK, figure_style
+from analysis.drawing.style import INK, figure_style
 from bounds.bound import FloatArray
 from bounds.paper import crossover_rollout_length
 from paper_figures.command import run_figure

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import bounds
-from analysis.figure_style import BOUND_COLOURS, BOUND_LABELS, TRIVIAL_COLOUR, figure_style
+from analysis.drawing.style import BOUND_COLOURS, BOUND_LABELS, TRIVIAL_COLOUR, figure_style
 from bounds.bound import FloatArray
 from paper_figures import figure4
 from paper_figures.command import run_figure

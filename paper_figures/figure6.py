@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.figure_style import figure_style
+from analysis.drawing.style import figure_style
 from paper_figures.command import run_figure
 
 if TYPE_CHECKING:

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.anchors import landed_anchors
-from analysis.csv_lines import read_lines
-from analysis.figure_style import ALGORITHM_COLOURS, figure_style
-from analysis.learning_curves import ANCHOR_COLOURS, ANCHOR_LABELS
-from analysis.run_table import CURVE_COLUMNS, curves_of
+from analysis.drawing.curves import ANCHOR_COLOURS, ANCHOR_LABELS
+from analysis.drawing.style import ALGORITHM_COLOURS, figure_style
+from analysis.runs.anchors import committed_anchors
+from analysis.runs.csv_lines import read_lines
+from analysis.runs.run_table import CURVE_COLUMNS, curves_of
 from paper_figures.command import run_figure
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def load(curves: Path = CURVES, finals: Path = FINALS) -> tuple[Panel, ...]:
             ANCHOR_OF[variant]: value for where, variant, value in earned if where == env_id and variant in ANCHOR_OF
         }
         if env_id == POINT_MASS:
-            lines = landed_anchors()
+            lines = committed_anchors()
         if not lines:
             raise ValueError(f"{finals} has no row of {', '.join(ANCHOR_OF)} in {env_id}")
         panels.append(Panel(env_id, found, lines))

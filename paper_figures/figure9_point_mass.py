@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.anchors import landed_anchors
-from analysis.csv_lines import read_lines
-from analysis.figure_style import VARIANT_COLOURS, figure_style
-from analysis.learning_curves import ANCHOR_COLOURS, ANCHOR_LABELS
-from analysis.run_table import CURVE_COLUMNS, curves_of
-from analysis.variants import student_interval
+from analysis.drawing.curves import ANCHOR_COLOURS, ANCHOR_LABELS
+from analysis.drawing.style import VARIANT_COLOURS, figure_style
+from analysis.runs.anchors import committed_anchors
+from analysis.runs.csv_lines import read_lines
+from analysis.runs.run_table import CURVE_COLUMNS, curves_of
+from analysis.statistics.aggregates import student_interval
 from paper_figures.command import run_figure
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def main(image: Path = IMAGE) -> Path:
 
         figure = Figure(figsize=(10.0, 4.0), layout="constrained")
         variants = load()
-        draw(figure.subplots(1, 2, width_ratios=(1, 1.25)), variants, landed_anchors())
+        draw(figure.subplots(1, 2, width_ratios=(1, 1.25)), variants, committed_anchors())
         seeds = len(variants[0].returns)
         figure.suptitle(
             f"m3po/SwitchingPointMass-v0, {seeds} seeds per variant, {variants[0].steps[-1]:,.0f} real steps, "

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analysis.figure_style import INK, TRIVIAL_COLOUR, figure_style
-from analysis.noise_level import KINDS, Row
-from analysis.resumable_table import read_rows
+from analysis.drawing.style import INK, TRIVIAL_COLOUR, figure_style
+from analysis.runs.resumable_table import read_rows
+from analysis.studies.noise_level import KINDS, NoiseRow
 from paper_figures.command import run_figure
 
 if TYPE_CHECKING:
@@ -42,14 +42,14 @@ class Series:
 
     kind: str
     samples: int
-    rows: tuple[Row, ...]
+    rows: tuple[NoiseRow, ...]
 
 
 def load(data: Sequence[Path] = DATA) -> tuple[Series, ...]:
     """The landed rows."""
     rows = []
     for path in data:
-        found = read_rows(path, Row, finite=True)
+        found = read_rows(path, NoiseRow, finite=True)
         if not found:
             raise ValueError(f"{path} has no rows")
         rows += found

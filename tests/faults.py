@@ -55,7 +55,7 @@ class Disk:
 
             patch.setattr(os, "close", closed)
             # Every disk is used by another process: the one before is dead.
-            patch.setattr("m3po.files._start_of", lambda process: f"{id(self)}")
+            patch.setattr("m3po.runs.files._start_of", lambda process: f"{id(self)}")
             if self._lacking:
                 patch.setattr(fcntl, "flock", _refuse(errno.ENOSYS))
             yield

@@ -198,7 +198,9 @@ def test_the_site_builds_and_is_whole(tmp_path: Path) -> None:
     assert theory.count('<span class="math"><math') > 200
     assert "<script>" not in theory or "MathJax" not in theory
     assert "model_steps" in (site / "algorithm.html").read_text()
-    reference = [importlib.util.find_spec(name) for name in ("bounds.finite.process", "m3po.sac", "analysis.certify")]
+    reference = [
+        importlib.util.find_spec(name) for name in ("bounds.finite.process", "m3po.agents.sac", "analysis.certify")
+    ]
     for spec in reference:
         assert spec is not None
         assert f'id="module-{spec.name}"' in (site / "api" / "generated" / f"{spec.name}.html").read_text()

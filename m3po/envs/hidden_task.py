@@ -323,7 +323,7 @@ class HiddenTask(MujocoEnv):
 
 
 def _as_executed(action: ArrayLike) -> NDArray[np.float32]:
-    """Actions in [-1, 1] as the environment gets them from m3po.evaluate.to_environment: float32(a + 1) - 1, clipped.
+    """Actions in [-1, 1] as the environment gets them from m3po.episodes.to_environment: float32(a + 1) - 1, clipped.
 
     Doing it again changes nothing, so an action means the same however it came here.
     """

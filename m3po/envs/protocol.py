@@ -16,7 +16,7 @@ class CertifiableDynamics(Protocol):
     """Dynamics whose one-step density given the true task is known, which is what the model error is measured against.
 
     Actions are the policy's, in [-1, 1]^A, here and in the protocols below: where the environment's box is another one,
-    the dynamics rescale them first, as m3po.evaluate.to_environment does.
+    the dynamics rescale them first, as m3po.episodes.to_environment does.
 
     Attributes:
         reward_low, reward_high: the expected reward lies in [reward_low, reward_high] for every observation and action.

@@ -56,7 +56,7 @@ class SimulatedDynamics:
     def log_density(self, next_observation: Array, observation: Array, action: Array, task: Tasks) -> Array:
         """log p(o_{t+1} | task_t, o_t, a_t), in nats. Shapes [..., O], [..., O], [..., A], [...] -> [...].
 
-        Rows whose task is negative are no steps and get 0, as m3po.measure fills them.
+        Rows whose task is negative are no steps and get 0, as m3po.errors fills them.
         """
         residual = (next_observation - self.mean(observation, action, task)) / self.process_noise
         log_normaliser = np.sum(np.log(self.process_noise)) + 0.5 * len(self.process_noise) * math.log(2 * math.pi)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis import check_guarantee
+from analysis.guarantee import estimates, returns
 from m3po.config import Config
 from m3po.train import train
 
@@ -41,17 +41,17 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def boasting_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """The model promises the largest reward everywhere, and no error of it is measured: the boast must be refuted."""
-    honest = check_guarantee.model_return_samples
+    honest = returns.model_return_samples
 
     def boasting(*arguments, dynamics, **keywords):
         returns = honest(*arguments, dynamics=dynamics, **keywords)
         best = dynamics.reward_high * (1 - 0.95**100) / 0.05
         return type(returns)(np.full_like(returns.learned_reward, best), np.full_like(returns.learned_reward, best))
 
-    monkeypatch.setattr(check_guarantee, "model_return_samples", boasting)
-    monkeypatch.setattr(check_guarantee, "model_error_samples", lambda p, q, valid: np.zeros(valid.shape))
+    monkeypatch.setattr(estimates, "model_return_samples", boasting)
+    monkeypatch.setattr(estimates, "model_error_samples", lambda p, q, valid: np.zeros(valid.shape))
     monkeypatch.setattr(
-        check_guarantee,
+        estimates,
         "reward_error_samples",
         lambda model, data, low, high: np.zeros(data.trajectories.rewards.shape),
     )

@@ -15,17 +15,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.anchors import (
-    KINDS,
-    LANDED,
-    AnchorConfig,
-    AnchorPolicy,
-    Kind,
-    TorchPointMass,
-    best_policy,
-    cli,
-    landed_anchors,
-)
+from analysis.anchors import cli
+from analysis.runs.anchor_search import KINDS, AnchorConfig, AnchorPolicy, Kind, TorchPointMass, best_policy
+from analysis.runs.anchors import COMMITTED, committed_anchors
 from m3po.envs.switching import SwitchingRule
 from m3po.envs.switching_point_mass import PointMassDynamics, PointMassTask, SwitchingPointMassVector
 
@@ -296,19 +288,23 @@ def test_an_out_below_a_file_is_one_line_too(output, tmp_path):
 # The committed figures
 
 
-def test_landed_figures_are_read_by_name(tmp_path, monkeypatch):
+def test_committed_figures_are_read_by_name(tmp_path, monkeypatch):
     path = tmp_path / "anchors.json"
+    returns = {name: float(place) for place, name in enumerate(KINDS)}
+    path.write_text(json.dumps({"policies": {name: {"return": value} for name, value in returns.items()}}))
+    monkeypatch.setattr("analysis.runs.anchors.COMMITTED", path)
+    assert committed_anchors() == returns
     path.write_text(json.dumps({"policies": {"oracle": {"return": 3, "standard_error": 1}}}))
-    monkeypatch.setattr("analysis.anchors.LANDED", path)
-    assert landed_anchors() == {"oracle": 3.0}
-    monkeypatch.setattr("analysis.anchors.LANDED", Path(tmp_path / "missing.json"))
+    with pytest.raises(ValueError, match="does not hold the anchors"):
+        committed_anchors()
+    monkeypatch.setattr("analysis.runs.anchors.COMMITTED", Path(tmp_path / "missing.json"))
     with pytest.raises(OSError, match=r"missing\.json"):
-        landed_anchors()
+        committed_anchors()
 
 
-def test_the_landed_figures_belong_to_the_present_environment():
+def test_the_committed_figures_belong_to_the_present_environment():
     """Their random policy's return is reproduced, so changed constants show as figures to compute again."""
-    record = json.loads(LANDED.read_text())
+    record = json.loads(COMMITTED.read_text())
     entries = record["policies"]
     environment: Any = gym.make(record["env_id"])
     assert record["horizon"] == environment.spec.max_episode_steps

@@ -16,7 +16,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from analysis import benchmark
-from analysis.benchmark import BenchmarkConfig, Parts, build, cli, rates, text, update_operations
+from analysis.benchmark import cli, text
+from analysis.speed import reference, timing
+from analysis.speed.contenders import BenchmarkConfig, Parts, build, update_operations
+from analysis.speed.timing import rates
+from m3po.agents import model_training, rollout
 
 CPU = torch.device("cpu")
 TINY = [
@@ -101,7 +105,7 @@ def test_contenders_warm_up_once_and_take_turns(monkeypatch: pytest.MonkeyPatch)
     clock = Clock(monkeypatch)
     contenders = {name: clock.contender(name, lambda now: 0.5) for name in ("a", "b")}
     rates(contenders, 1.0, bar())
-    assert clock.calls == ["a", "b"] + ["a", "a", "b", "b"] * benchmark.ROUNDS
+    assert clock.calls == ["a", "b"] + ["a", "a", "b", "b"] * timing.ROUNDS
 
 
 def test_the_fastest_round_counts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,21 +132,21 @@ def once(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             function()
         return dict.fromkeys(contenders, 1.0)
 
-    monkeypatch.setattr(benchmark, "rates", one_call_a_second)
+    monkeypatch.setattr(timing, "rates", one_call_a_second)
     return ran
 
 
 def test_rollouts_are_counted_in_transitions(parts: Parts, once: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, int] = {}
-    steps = benchmark.model_steps
+    steps = rollout.model_steps
 
     def counting(*arguments: Any) -> Iterator[Any]:
         for step in steps(*arguments):
             seen[once[-1]] = seen.get(once[-1], 0) + len(step.transitions.reward)
             yield step
 
-    monkeypatch.setattr(benchmark, "model_steps", counting)
-    found = benchmark.measure_rollouts(tiny(rollout_length=3), parts, CPU, bar())
+    monkeypatch.setattr(timing, "model_steps", counting)
+    found = timing.measure_rollouts(tiny(rollout_length=3), parts, CPU, bar())
     assert found["per_second"] == seen == {"ours": 60, "reference": 3}
     assert found["times_reference"] == 20
 
@@ -151,7 +155,7 @@ def test_model_training_is_counted_in_samples_of_gradient_steps(
     parts: Parts, once: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = {"ours": 0, "reference": 0}
-    train, learn = benchmark.train_model, benchmark.PlainEnsemble.update
+    train, learn = model_training.train_model, reference.PlainEnsemble.update
 
     def counting_train(model: Any, optimiser: Any, buffer: Any, settings: Any, generator: Any) -> dict[str, float]:
         result = train(model, optimiser, buffer, settings, generator)
@@ -163,16 +167,16 @@ def test_model_training_is_counted_in_samples_of_gradient_steps(
         seen["reference"] += len(target)
         learn(self, batch, target, weights)
 
-    monkeypatch.setattr(benchmark, "train_model", counting_train)
-    monkeypatch.setattr(benchmark.PlainEnsemble, "update", counting_learn)
-    found = benchmark.measure_model_training(tiny(), parts, CPU, bar())
+    monkeypatch.setattr(timing, "train_model", counting_train)
+    monkeypatch.setattr(reference.PlainEnsemble, "update", counting_learn)
+    found = timing.measure_model_training(tiny(), parts, CPU, bar())
     assert found["per_second"] == seen == {"ours": 140, "reference": 7}
     assert found["times_reference"] == 20
 
 
 def test_updates_are_timed_on_the_same_batch_for_all(parts: Parts, once: list[str]) -> None:
     config = tiny()
-    found = benchmark.measure_updates(config, parts, CPU, bar())
+    found = timing.measure_updates(config, parts, CPU, bar())
     assert once == ["own encoder", "model's encoder", "reference"]
     assert found["per_second"] == found["times_reference"] == dict.fromkeys(once, 1.0)
     assert found["gflop_per_update"] == {
@@ -183,7 +187,7 @@ def test_updates_are_timed_on_the_same_batch_for_all(parts: Parts, once: list[st
 
 def test_the_matrix_rate_is_that_of_the_largest_product_here(once: list[str]) -> None:
     """One product a second each: 2 * 1024^3 operations."""
-    assert benchmark.measure_matrix_rate(tiny(), CPU, bar()) == 2 * 1024**3
+    assert timing.measure_matrix_rate(tiny(), CPU, bar()) == 2 * 1024**3
     assert len(once) == 3
 
 
@@ -218,7 +222,7 @@ class CountingBar(tqdm):
 
 def test_the_whole_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     CountingBar.updates, CountingBar.totals = [], []
-    monkeypatch.setattr(benchmark, "tqdm", CountingBar)
+    monkeypatch.setattr(timing, "tqdm", CountingBar)
     code, out, err = output(capsys, *TINY, "--json")
     assert code == 0
     assert err == ""
@@ -336,11 +340,11 @@ def test_words_that_mean_nothing_are_refused_in_one_line(words: list[str], capsy
     assert words[-1] in err or words[0] in err
 
 
-@pytest.mark.parametrize("env_id", ["Nowhere-v0", "Pendulum-v1", "InvertedPendulum-v5"])
+@pytest.mark.parametrize("env_id", ["Nowhere-v0", "Pendulum-v1"])
 def test_environments_that_cannot_be_measured_are_refused_in_one_line(
     env_id: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Unknown, not MuJoCo's, and one whose episodes end early without a method that says when."""
+    """Unknown, and not MuJoCo's."""
     code, out, err = output(capsys, *TINY, "--json", "--env-id", env_id)
     assert (code, out) == (2, "")
     assert env_id in err

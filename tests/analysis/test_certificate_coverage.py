@@ -10,28 +10,29 @@ from typing import Any
 import numpy as np
 import pytest
 
-from analysis import certificate_coverage as module
-from analysis.certificate_coverage import (
-    DISCOUNT,
+from analysis.certificate_coverage import cli
+from analysis.studies import certificate_coverage
+from analysis.studies.certificate_coverage import (
     METHODS,
     PLANTED,
-    REWARD_SPAN,
-    TIMES,
     CertificateCoverageConfig,
-    CertificateRow,
     Coverage,
+    CoverageOfCertificates,
     IntervalRow,
     cases,
-    cli,
     exact_discrepancy,
     interval_rows,
+)
+from analysis.studies.known_processes import (
+    DISCOUNT,
+    REWARD_SPAN,
+    TIMES,
     model_returns,
-    populations,
-    profile_populations,
     random_instance,
     simulate,
     tight_instance,
 )
+from analysis.studies.populations import populations, profile_populations
 from bounds.confidence import Interval, hoeffding
 from bounds.finite import true_return
 
@@ -90,15 +91,15 @@ def test_every_method_covers_and_a_too_short_one_is_found(monkeypatch: pytest.Mo
         whole = hoeffding(samples, confidence, **options)
         return replace(whole, lower=(whole.lower + whole.estimate) / 2, upper=(whole.upper + whole.estimate) / 2)
 
-    monkeypatch.setattr(module, "METHODS", {**METHODS, "half of hoeffding": half})
+    monkeypatch.setattr(certificate_coverage, "METHODS", {**METHODS, "half of hoeffding": half})
     rows = interval_rows(config(), lambda: None)
-    smallest = {name: min(row.coverage for row in rows if row.method == name) for name in module.METHODS}
+    smallest = {name: min(row.coverage for row in rows if row.method == name) for name in certificate_coverage.METHODS}
     assert smallest.pop("half of hoeffding") < 0.9
     assert min(smallest.values()) > 0.9  # 0.95 less 2.8 standard errors of 150 data sets
 
 
 def test_certificates_hold_where_the_theorem_is_attained_and_the_planted_ones_do_not() -> None:
-    rows = {row.case: row for row in module.certificate_rows(config(), lambda: None)}
+    rows = {row.case: row for row in certificate_coverage.certificate_rows(config(), lambda: None)}
     planted = rows.pop(PLANTED)
     assert planted.holds < 0.2
     assert all(row.holds == 1.0 for row in rows.values())
@@ -108,8 +109,8 @@ def test_certificates_hold_where_the_theorem_is_attained_and_the_planted_ones_do
     assert rows["random, other data, k = 1"].width > rows["random, own data, k = 1"].width
 
 
-def row(case: str, holds: float) -> CertificateRow:
-    return CertificateRow(case, 300, 1000, holds, 1.0, 0.1, 0.1, 0.1)
+def row(case: str, holds: float) -> CoverageOfCertificates:
+    return CoverageOfCertificates(case, 300, 1000, holds, 1.0, 0.1, 0.1, 0.1)
 
 
 @pytest.mark.parametrize(

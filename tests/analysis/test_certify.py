@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis import certify as module
-from analysis.certify import Evidence, Samples, certify, cli, load, summed_discrepancies
+from analysis.certify import cli
+from analysis.guarantee import lower_bounds
+from analysis.guarantee.certification import certify
+from analysis.guarantee.evidence import Evidence, load
+from analysis.guarantee.lower_bounds import Samples, summed_discrepancies
 from bounds import certificate
 from bounds.finite import FiniteProcess, true_return
 from bounds.finite.instance import Instance
@@ -152,7 +155,9 @@ def test_pairing_returns_with_episodes_is_sharper_than_two_intervals() -> None:
     evidence = evidence_of(known_instance(4, model_error=0.1, policy_change=0.05), 400, 3, 1)
     samples = Samples.of(evidence)
     alone = dataclasses.replace(evidence, model_returns=evidence.model_returns[:-1])
-    assert module.lower_bound_by_sums(evidence, samples, 0.95) > module.lower_bound_by_sums(alone, samples, 0.95)
+    assert lower_bounds.lower_bound_by_sums(evidence, samples, 0.95) > lower_bounds.lower_bound_by_sums(
+        alone, samples, 0.95
+    )
 
 
 def test_the_tail_is_paid_for_unless_the_episode_is_over() -> None:

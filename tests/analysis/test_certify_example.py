@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis.certify import certify, load
-from analysis.certify_example import ExampleConfig, RidgeModel, cli, evidence, gaussian_log_density, policy_mean
+from analysis.certify_example import cli
+from analysis.guarantee.certification import certify
+from analysis.guarantee.evidence import load
+from analysis.studies.certify_example import ExampleConfig, RidgeModel, evidence, gaussian_log_density, policy_mean
 
 
 def test_the_ridge_model_is_least_squares() -> None:

@@ -11,14 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import analysis.report
+import analysis.report.__main__
 import bounds
 from analysis import check_guarantee
-from analysis.check_guarantee import CheckConfig, check, gap_of, judge
+from analysis.guarantee import audit, estimates
+from analysis.guarantee.audit import CheckConfig, check
+from analysis.guarantee.verdicts import gap_of, verdict_on
 from bounds.confidence import Interval
-from m3po.model import EnsembleModel
-from m3po.run_directory import RunDirectory
-from m3po.train import Training, start, train
+from m3po.agents.m3po import M3PO
+from m3po.networks.model import EnsembleModel
+from m3po.runs.run_directory import RunDirectory
+from m3po.train import start, train
 from tests.analysis.conftest import tiny_config
 
 GAP = {"estimate": -1.0, "lower": -1.5, "upper": -0.5}
@@ -29,19 +32,19 @@ GAP = {"estimate": -1.0, "lower": -1.5, "upper": -0.5}
     [(1.6, "holds"), (1.0, "surrogate"), (0.4, "violated"), (1.5, "holds"), (0.5, "surrogate")],
 )
 def test_a_verdict_needs_the_whole_interval_on_one_side(discrepancy, verdict):
-    assert judge(GAP, discrepancy, two_sided=False, certified=None)[0] == verdict
+    assert verdict_on(GAP, discrepancy, two_sided=False, certified=None)[0] == verdict
 
 
 def test_only_two_sided_theorems_are_violated_from_above():
     above = {"estimate": 3.0, "lower": 2.0, "upper": 4.0}
-    assert judge(above, 1.0, two_sided=False, certified=None)[0] == "holds"
-    assert judge(above, 1.0, two_sided=True, certified=None)[0] == "violated"
-    assert judge(above, 3.0, two_sided=True, certified=None)[0] == "surrogate"
+    assert verdict_on(above, 1.0, two_sided=False, certified=None)[0] == "holds"
+    assert verdict_on(above, 1.0, two_sided=True, certified=None)[0] == "violated"
+    assert verdict_on(above, 3.0, two_sided=True, certified=None)[0] == "surrogate"
 
 
 def test_an_input_that_is_not_certified_never_holds_and_never_violates():
     for discrepancy in (0.1, 100.0):
-        assert judge(GAP, discrepancy, two_sided=True, certified="because") == ("surrogate", "because")
+        assert verdict_on(GAP, discrepancy, two_sided=True, certified="because") == ("surrogate", "because")
 
 
 def test_the_gap_is_signed_and_its_ends_are_the_safe_ones():
@@ -138,12 +141,12 @@ def test_a_model_with_a_wrong_density_has_error_one_and_guarantees_nothing(tiny_
     assert report["data_policies"]["current"]["eps_m"]["estimate"] == pytest.approx(1.0)
     assert row(report, "current", "m3po-th2", "branched")["vacuous"]
     assert "holds, vacuously" in check_guarantee.text(report)
-    assert "nothing is guaranteed" in check_guarantee.conclusion(report)
+    assert "nothing is guaranteed" in audit.conclusion(report)
 
 
 def test_what_any_model_satisfies_is_called_vacuous(tiny_run: Path, monkeypatch):
     """At model error 1 the optimal full-model bound is gamma R/(1-gamma): true of every model, so vacuous."""
-    monkeypatch.setattr(check_guarantee, "model_error_samples", lambda p, q, valid: np.ones(valid.shape))
+    monkeypatch.setattr(estimates, "model_error_samples", lambda p, q, valid: np.ones(valid.shape))
     report = check(CheckConfig(run_dir=tiny_run, episodes=20))
     assert report["trivial"] == pytest.approx(1.1 * sum(0.95**t for t in range(100)))
     for name, scheme in (("optimal-full", "full"), ("optimal-branched", "branched"), ("certificate", "branched")):
@@ -206,14 +209,14 @@ def test_a_run_whose_model_was_never_fitted_is_refused(total_steps: int, tiny_ru
     expected = f"{path} has no model yet: at step {total_steps}, and the model is first fitted after"
     assert expected in one_line_error(capsys, [str(path)])
     with pytest.raises(SystemExit) as stop:
-        analysis.report.cli([str(path)])
+        analysis.report.__main__.cli([str(path)])
     assert stop.value.code == 2
     assert expected in capsys.readouterr().err
     assert not (path / "report.html").exists()
 
 
 def test_the_model_is_fitted_when_the_first_epoch_begins(tmp_path: Path):
-    training = Training(dataclasses.replace(tiny_config(tmp_path / "run"), initial_random_steps=20))
+    training = M3PO(dataclasses.replace(tiny_config(tmp_path / "run"), initial_random_steps=20))
     for _ in range(20):
         training.advance()
         assert not training.fitted

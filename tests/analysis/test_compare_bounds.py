@@ -13,16 +13,10 @@ import numpy as np
 import pytest
 
 import bounds
-from analysis.compare_bounds import (
-    Config,
-    certificate_of_constant_errors,
-    command_line,
-    compare,
-    conclusion,
-    draw,
-    table,
-)
-from analysis.figure_style import BOUND_COLOURS, BOUND_LABELS, figure_style
+from analysis.compare_bounds import command_line, table
+from analysis.drawing.style import BOUND_COLOURS, BOUND_LABELS, figure_style
+from analysis.theory.comparison import CompareConfig, certificate_of_constant_errors, compare, conclusion
+from analysis.theory.figures import draw
 
 
 def output(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -45,7 +39,7 @@ def test_json_is_the_documented_object(capsys: pytest.CaptureFixture[str]) -> No
         (name, k) for name in (*(b.name for b in bounds.ALL_BOUNDS), "certificate-full", "certificate") for k in (1, 5)
     ]
     *rows, full, _, short, long = result["rows"]
-    config = Config(discount=0.95)
+    config = CompareConfig(discount=0.95)
     assert (full["scheme"], full["value"]) == ("full", certificate_of_constant_errors(config, None))
     assert [(row["scheme"], row["value"]) for row in (short, long)] == [
         ("branched", certificate_of_constant_errors(config, k)) for k in (1, 5)
@@ -87,7 +81,7 @@ def test_defaults_are_those_of_the_documentation(capsys: pytest.CaptureFixture[s
 
 def test_the_trivial_value_itself_is_vacuous() -> None:
     """mbpo-4.3 at k = 1 and both errors 1 - gamma equals R/(1-gamma), and in floats falls an ulp short."""
-    comparison = compare(Config(discount=0.95, model_error=0.05, policy_divergence=0.05))
+    comparison = compare(CompareConfig(discount=0.95, model_error=0.05, policy_divergence=0.05))
     rows = {(row.bound, row.k): row for row in comparison.rows}
     assert rows["mbpo-4.3", 1].value < comparison.trivial
     assert rows["mbpo-4.3", 1].value == pytest.approx(40, rel=1e-13)
@@ -117,14 +111,14 @@ def test_the_trivial_value_itself_is_vacuous() -> None:
     ],
 )
 def test_the_conclusion_says_what_the_numbers_say(change: dict[str, Any], sentences: list[str]) -> None:
-    said = "\n".join(conclusion(compare(Config(**change))))
+    said = "\n".join(conclusion(compare(CompareConfig(**change))))
     for sentence in sentences:
         assert sentence in said
 
 
 def test_the_certificate_lines_are_theorem_4_at_constant_errors() -> None:
     """sum_t gamma^t min(1, t (eps_m + eps_pi)) and its branched mean, summed term by term."""
-    config = Config(discount=0.95, model_error=0.02, policy_divergence=0.01, reward_max=3.0)
+    config = CompareConfig(discount=0.95, model_error=0.02, policy_divergence=0.01, reward_max=3.0)
     t = np.arange(1, 2000)
     full = 6 * np.sum(0.95**t * np.minimum(1, t * 0.03))
     branched = 6 * math.fsum(
@@ -132,7 +126,7 @@ def test_the_certificate_lines_are_theorem_4_at_constant_errors() -> None:
     )
     assert certificate_of_constant_errors(config, None) == pytest.approx(full, rel=1e-12)
     assert certificate_of_constant_errors(config, 5) == pytest.approx(branched, rel=1e-12)
-    long = Config(discount=1 - 1e-9, model_error=1e-9, policy_divergence=1e-12)
+    long = CompareConfig(discount=1 - 1e-9, model_error=1e-9, policy_divergence=1e-12)
     assert certificate_of_constant_errors(long, None) is None
     assert "certificate *" not in table(compare(long))
     assert "is left out" in table(compare(long))
@@ -181,7 +175,7 @@ def test_the_figure_is_written_and_holds_every_bound(tmp_path: Path, capsys: pyt
         from matplotlib.figure import Figure
 
         axes = Figure().subplots()
-        draw(axes, Config(discount=0.95))
+        draw(axes, CompareConfig(discount=0.95))
     drawn = {line.get_label(): line for line in axes.get_lines()}
     for name, label in BOUND_LABELS.items():
         if name == "mbpo-4.1":
@@ -197,7 +191,7 @@ def test_the_figure_is_written_and_holds_every_bound(tmp_path: Path, capsys: pyt
 
 def test_it_starts_without_torch_and_matplotlib() -> None:
     probe = (
-        "import sys, analysis.compare_bounds as c; c.table(c.compare(c.Config(discount=0.9)));"
+        "import sys, analysis.compare_bounds as c; c.table(c.compare(c.CompareConfig(discount=0.9)));"
         "print(sorted({'torch', 'gymnasium', 'matplotlib'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from analysis import variants
 from analysis.comparison import cli, load, summary, table
-from analysis.variants import algorithm_of
+from analysis.runs import collection
+from analysis.runs.collection import algorithm_of
 from m3po.config import Config
-from tests.analysis.runs import recorded
+from tests.analysis.recorded_runs import recorded
 
 CHEETAH = "m3po/HalfCheetahFwdBwd-v0"
 
@@ -123,9 +123,9 @@ def test_options_that_mean_the_same_are_the_same(tmp_path: Path) -> None:
         recorded(tmp_path / str(seed), [1.0, 2.0], seed=seed, env_options=text) for seed, text in enumerate(options)
     ]
     assert len(load(paths)["m3po/SwitchingPointMass-v0"]) == 2
-    assert len(variants.load(paths)) == 2
+    assert len(collection.load(paths)) == 2
     other = recorded(tmp_path / "other", [1.0, 2.0], seed=2, env_options='{"observe_reward": 1, "dim": 1}')
-    for read in (load, variants.load):
+    for read in (load, collection.load):
         with pytest.raises(ValueError, match="env_options"):
             read([*paths, other])
 

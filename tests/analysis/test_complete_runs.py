@@ -8,23 +8,27 @@ from typing import Any
 
 import pytest
 
-from analysis import comparison, evaluation, learning_curves, render, report, variants
-from analysis.check_guarantee import CheckConfig, check
+from analysis import comparison, render
+from analysis import evaluation as evaluation_command
 from analysis.demo import DemoConfig, trained
+from analysis.drawing import episodes
+from analysis.guarantee.audit import CheckConfig, check
+from analysis.report import __main__
+from analysis.runs import collection, curves, evaluation
 from m3po.config import Config
-from m3po.sweep_worker import standing
-from tests.analysis.runs import recorded
+from m3po.sweeps.worker import state_of
+from tests.analysis.recorded_runs import recorded
 
 READERS: dict[str, Callable[[Path], Any]] = {
-    "learning_curves": lambda path: learning_curves.load([path]),
-    "variants": lambda path: variants.load([path]),
+    "learning_curves": lambda path: curves.load([path]),
+    "variants": lambda path: collection.load([path]),
     "comparison": lambda path: comparison.load([path]),
     "check_guarantee": lambda path: check(CheckConfig(run_dir=path)),
-    "report": lambda path: report.main(report.ReportConfig(run_dir=path)),
+    "report": lambda path: __main__.main(__main__.ReportConfig(run_dir=path)),
     "demo": lambda path: trained(DemoConfig(out=path.parent, total_steps=1000)),
-    "evaluation": lambda path: evaluation.main(evaluation.EvaluationConfig(run_dirs=(path,))),
-    "sweep": lambda path: standing(Config(run_dir=path, total_steps=1000, width=8)),
-    "render": lambda path: render.main(render.RenderConfig(run_dir=path)),
+    "evaluation": lambda path: evaluation_command.main(evaluation.EvaluationConfig(run_dirs=(path,))),
+    "sweep": lambda path: state_of(Config(run_dir=path, total_steps=1000, width=8)),
+    "render": lambda path: render.main(episodes.RenderConfig(run_dir=path)),
 }
 
 

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from analysis import demo
+from m3po.runs import run_directory
 
 
 def test_the_page_is_self_contained(tiny_run: Path, tmp_path: Path, monkeypatch, capsys):
     out = tmp_path / "demo"
     shutil.copytree(tiny_run, out / "run")
-    monkeypatch.setattr(demo.train, "train", lambda config: demo.RunDirectory.read(config.run_dir))
+    monkeypatch.setattr(demo.train, "train", lambda config: run_directory.RunDirectory.read(config.run_dir))
     with pytest.raises(SystemExit) as stop:
         demo.cli(["--out", str(out)])
     assert stop.value.code == 0

@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.evaluation import UniformPolicy, cli, options_for, returns_of
+from analysis.evaluation import cli
+from analysis.runs.evaluation import UniformPolicy, options_for, returns_of
+from m3po.agents.training import training_of
 from m3po.config import Config
-from m3po.evaluate import run_episodes
-from m3po.run_directory import RunDirectory
+from m3po.data.types import Windows
+from m3po.episodes import run_episodes
+from m3po.runs.run_directory import RunDirectory
 from m3po.seeds import Purpose, torch_generator
-from m3po.train import train, training_of
-from m3po.types import Windows
+from m3po.train import train
 
 POINT_MASS = "m3po/SwitchingPointMass-v0"
 

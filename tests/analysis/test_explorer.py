@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 import bounds
-from analysis import compare_bounds, explorer
+from analysis.explorer import __main__, tracing
+from analysis.theory import comparison
 from bounds import optimal
 from bounds.bound import Bound
 from bounds.finite.worst_case import attaining_instance, finite_horizon_discrepancy
@@ -21,7 +22,7 @@ from bounds.paper import crossover_rollout_length
 from paper_figures import figure4
 from tests.analysis.browser import Page, browser, executable
 
-PAGE = explorer.page()
+PAGE = __main__.page()
 # The points of the table in docs/theory.md: gamma, k, eps_m, eps_pi.
 TABLE = (
     (0.95, 1, 0.1, 0.1),
@@ -138,7 +139,7 @@ def test_a_verdict_is_that_of_the_command_line():
     for x, rows in zip(points, computed("given.map(evaluateAll)", points), strict=True):
         trivial = 2 * x["r_max"] / (1 - x["gamma"])
         for row in rows:
-            said = compare_bounds._verdict(row["value"], trivial, x["gamma"])
+            said = comparison._verdict(row["value"], trivial, x["gamma"])
             assert said.startswith(words[row["verdict"]]), (x, row)
             assert row["share"] == pytest.approx(row["value"] / trivial, rel=1e-12)
             seen.add(row["verdict"])
@@ -227,7 +228,7 @@ def test_the_allowed_error(error):
 
 
 def test_a_new_closed_form_needs_no_javascript():
-    formula = explorer.javascript(bounds.get("linear-full"))
+    formula = tracing.javascript(bounds.get("linear-full"))
     assert formula == ("(x) => ((((2 * x.r_max) * x.gamma) * (x.eps_m + x.eps_pi)) / ((1 - x.gamma) ** 2))")
 
 
@@ -236,7 +237,7 @@ def test_a_series_without_javascript_is_named(formula):
     whole = bounds.get("optimal-branched")
     bound = Bound("new-series", whole.source, whole.assumptions, whole.scheme, whole.expression, formula)
     with pytest.raises(ValueError, match="new-series is not a closed form"):
-        explorer.javascript(bound)
+        tracing.javascript(bound)
 
 
 def test_the_page_is_self_contained():
@@ -261,7 +262,7 @@ def test_the_catalogue_on_the_page():
 def test_the_command_writes_the_page(tmp_path, capsys):
     out = tmp_path / "explorer.html"
     with pytest.raises(SystemExit) as stop:
-        explorer.command_line(["--out", str(out)])
+        __main__.command_line(["--out", str(out)])
     assert stop.value.code == 0
     assert out.read_text(encoding="utf-8") == PAGE
     assert capsys.readouterr().out == ""
@@ -269,7 +270,7 @@ def test_the_command_writes_the_page(tmp_path, capsys):
 
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
-        explorer.command_line(["--out", str(tmp_path / "missing" / "explorer.html")])
+        __main__.command_line(["--out", str(tmp_path / "missing" / "explorer.html")])
     assert stop.value.code == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
 

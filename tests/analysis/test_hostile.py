@@ -22,26 +22,18 @@ import numpy as np
 import pytest
 import torch
 
-from analysis import (
-    certify,
-    check_guarantee,
-    comparison,
-    evaluation,
-    learning_curves,
-    render,
-    report,
-    variants,
-)
-from m3po import records
+from analysis import certify, check_guarantee, comparison, evaluation, learning_curves, render, variants
+from analysis.report import __main__
 from m3po import train as training
-from m3po.foreign import check_environment, nothing_from_here
-from m3po.run_directory import RunDirectory
+from m3po.foreign.origin import check_environment, nothing_from_here
+from m3po.runs import records
+from m3po.runs.run_directory import RunDirectory
 from tests.analysis.browser import browser, executable
-from tests.analysis.runs import recorded
+from tests.analysis.recorded_runs import recorded
 
 SCRIPT = "<script>window.ran = 1</script><img src=x onerror='window.ran = 1'>\"'"
 READERS: dict[str, Callable[[list[str]], None]] = {
-    "report": report.cli,
+    "report": __main__.cli,
     "check_guarantee": check_guarantee.cli,
     "learning_curves": learning_curves.cli,
     "variants": variants.cli,
@@ -128,8 +120,8 @@ def test_metrics_of_wrong_types_are_refused(run: Path, lines, capsys):
 @pytest.mark.parametrize("name", ["config.json", "provenance.json", "metrics.jsonl", "checkpoint.pt", "COMPLETE"])
 @pytest.mark.parametrize("kind", ["pipe", "endless device", "folder", "too deep", "too large", "binary"])
 def test_files_that_are_no_such_files_are_refused_at_once(run: Path, name: str, kind: str, capsys, monkeypatch):
-    monkeypatch.setattr("m3po.run_directory._LARGEST_RECORD", 1 << 16)
-    monkeypatch.setattr("m3po.run_directory._LARGEST_METRICS", 1 << 16)
+    monkeypatch.setattr("m3po.runs.run_directory._LARGEST_RECORD", 1 << 16)
+    monkeypatch.setattr("m3po.runs.run_directory._LARGEST_METRICS", 1 << 16)
     file = run / name
     if name == "checkpoint.pt":
         (run / "checkpoint.previous.pt").unlink()
@@ -230,7 +222,7 @@ def test_environments_of_this_project_of_gymnasium_and_of_plugins_need_no_trust(
     class Plugin:
         module = "robotics.registration"
 
-    monkeypatch.setattr("m3po.foreign.metadata.entry_points", lambda group: [Plugin])
+    monkeypatch.setattr("m3po.foreign.origin.metadata.entry_points", lambda group: [Plugin])
     check_environment("robotics:Fetch-v1", {})
     with pytest.raises(ValueError, match="robotics_evil"):
         check_environment("robotics_evil:Fetch-v1", {})
@@ -412,7 +404,7 @@ def hostile_page(tmp_path: Path) -> Path:
     }  # fmt: skip
     (run / "provenance.json").write_text(json.dumps([session]))
     with pytest.raises(SystemExit) as stop:
-        report.cli([str(run)])
+        __main__.cli([str(run)])
     assert stop.value.code == 0
     return run / "report.html"
 

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from analysis import learning_curves
-from analysis.learning_curves import closed, load, summary
-from m3po.run_directory import RunDirectory
+from analysis.learning_curves import summary
+from analysis.runs.anchors import closed, committed_anchors
+from analysis.runs.curves import load
+from m3po.runs.run_directory import RunDirectory
 
 
 def test_closed_is_0_at_memoryless_and_1_at_the_oracle():
@@ -27,7 +29,7 @@ def test_load_reads_the_metrics_and_takes_the_final_evaluation(tiny_run: Path):
 
 
 def test_summary_names_first_and_final_errors(tiny_run: Path):
-    anchors = learning_curves.landed_anchors()
+    anchors = committed_anchors()
     record = summary(load([tiny_run]), anchors)
     assert record["eps_m_mean"]["first"][0] > 0.9  # an untrained model
     assert record["mean_closed"] == pytest.approx(closed(np.array(record["final_returns"]), anchors).mean())
@@ -35,7 +37,7 @@ def test_summary_names_first_and_final_errors(tiny_run: Path):
 
 
 def test_the_landed_anchors_are_in_order():
-    anchors = learning_curves.landed_anchors()
+    anchors = committed_anchors()
     assert anchors["random"] < anchors["memoryless"] < anchors["filter"] < anchors["oracle"] < 100
 
 

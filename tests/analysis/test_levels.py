@@ -9,15 +9,17 @@ from __future__ import annotations
 import sys
 import types
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from analysis import certify as certify_module
-from analysis import check_guarantee
-from analysis.check_guarantee import CheckConfig
+from analysis.guarantee import audit, certification, estimates, lower_bounds
+from analysis.guarantee.audit import CheckConfig
+from analysis.guarantee.evidence import Evidence
+from analysis.guarantee.lacking import Lacking
 from bounds import confidence
 
 CONFIDENCE = 0.9
@@ -52,11 +54,11 @@ def spied(module: Any, monkeypatch: pytest.MonkeyPatch, *names: str) -> list[flo
     return risks
 
 
-def evidence(module: Any, paired: bool) -> Any:
+def evidence(paired: bool) -> Evidence:
     rng = np.random.default_rng(0)
     shape = (60, 5)
     log_p = rng.normal(size=shape)
-    return module.Evidence(
+    return Evidence(
         log_density=log_p, log_model_density=log_p - 0.2, log_data_policy=log_p, log_policy=log_p - 0.1,
         rewards=np.full(shape, 0.5), predicted_rewards=np.full(shape, 0.6),
         model_returns=rng.uniform(1, 2, 60 if paired else 59), reward_low=0.0, reward_high=1.0, discount=0.9,
@@ -64,32 +66,36 @@ def evidence(module: Any, paired: bool) -> Any:
     )  # fmt: skip
 
 
-def certify_shares_its_risk(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def certify_shares_its_risk(
+    monkeypatch: pytest.MonkeyPatch, *, lower_bounds: Any = lower_bounds, certification: Any = certification
+) -> None:
     """Two methods; the first one interval, or two where returns and episodes do not pair; the second four."""
     for paired, candidates in ((True, 1), (False, 1), (True, 5)):
+        given = evidence(paired)
         with monkeypatch.context() as patch:
-            risks = spied(module, patch, "betting", "simultaneous")
-            module.best_lower_bound(*_parts(module, paired), 1 - (1 - CONFIDENCE) / candidates)
+            risks = spied(lower_bounds, patch, "betting", "simultaneous")
+            samples = lower_bounds.Samples.of(given)
+            lower_bounds.best_lower_bound(given, samples, 1 - (1 - CONFIDENCE) / candidates)
         assert len(risks) == (5 if paired else 6)
         assert sum(risks) == pytest.approx((1 - CONFIDENCE) / candidates)
         with monkeypatch.context() as patch:
-            patch.setattr(module, "what_is_lacking", lambda *_: module.Lacking("nothing"))
-            risks = spied(module, patch, "betting", "simultaneous")
-            module.certify(evidence(module, paired), CONFIDENCE, candidates)
+            patch.setattr(certification, "best_lower_bound", lower_bounds.best_lower_bound)
+            patch.setattr(certification, "what_is_lacking", lambda *_: Lacking("nothing"))
+            risks = spied(lower_bounds, patch, "betting", "simultaneous")
+            certification.certify(given, CONFIDENCE, candidates)
         assert sum(risks) == pytest.approx((1 - CONFIDENCE) / candidates)
 
 
-def _parts(module: Any, paired: bool) -> tuple[Any, Any]:
-    given = evidence(module, paired)
-    return given, module.Samples.of(given)
-
-
-def check_shares_its_risk(module: Any, monkeypatch: pytest.MonkeyPatch, run: Path) -> None:
+def check_shares_its_risk(
+    monkeypatch: pytest.MonkeyPatch, run: Path, *, estimates: Any = estimates, audit: Any = audit
+) -> None:
     """All intervals of one data policy, with the true return, risk no more than 1 - confidence together."""
     for candidates in (1, 4):
         with monkeypatch.context() as patch:
-            risks = spied(module, patch, "betting", "profile")
-            module.check(CheckConfig(run_dir=run, episodes=4, confidence=CONFIDENCE, candidates=candidates))
+            risks = spied(estimates, patch, "betting", "profile")
+            for name in ("measure", "return_interval", "STATEMENTS"):
+                patch.setattr(audit, name, getattr(estimates, name))
+            audit.check(CheckConfig(run_dir=run, episodes=4, confidence=CONFIDENCE, candidates=candidates))
         # The true return, and of two data policies the returns, the summed errors and the profiles.
         true, rest = risks[0], risks[1:]
         assert len(rest) >= 2 * 7
@@ -97,41 +103,29 @@ def check_shares_its_risk(module: Any, monkeypatch: pytest.MonkeyPatch, run: Pat
 
 
 def test_certify_shares_its_risk(monkeypatch: pytest.MonkeyPatch) -> None:
-    certify_shares_its_risk(certify_module, monkeypatch)
+    certify_shares_its_risk(monkeypatch)
 
 
 def test_check_guarantee_shares_its_risk(monkeypatch: pytest.MonkeyPatch, tiny_run: Path) -> None:
-    check_shares_its_risk(check_guarantee, monkeypatch, tiny_run)
+    check_shares_its_risk(monkeypatch, tiny_run)
 
 
-MUTATIONS: list[tuple[types.ModuleType, Callable[..., None], str, str]] = [
-    (
-        certify_module, certify_shares_its_risk,
-        "    half = 1 - (1 - confidence) / 2\n    error =", "    half = confidence\n    error =",
-    ),
-    (
-        certify_module, certify_shares_its_risk,
-        "    half = 1 - (1 - confidence) / 2\n    bounds =", "    half = confidence\n    bounds =",
-    ),
-    (certify_module, certify_shares_its_risk, "each = 1 - (1 - confidence) / measured", "each = confidence"),
-    (certify_module, certify_shares_its_risk, "shared = 1 - (1 - confidence) / candidates", "shared = confidence"),
-    (check_guarantee, check_shares_its_risk, "STATEMENTS = 6 + 2 * len(SCHEMES)", "STATEMENTS = 2"),
-    (
-        check_guarantee, check_shares_its_risk,
-        "shared = 1 - (1 - config.confidence) / config.candidates", "shared = config.confidence",
-    ),
-]  # fmt: skip
+MUTATIONS: list[tuple[types.ModuleType, str, str]] = [
+    (lower_bounds, "    half = 1 - (1 - confidence) / 2\n    error =", "    half = confidence\n    error ="),
+    (lower_bounds, "    half = 1 - (1 - confidence) / 2\n    bounds =", "    half = confidence\n    bounds ="),
+    (lower_bounds, "each = 1 - (1 - confidence) / measured", "each = confidence"),
+    (certification, "shared = 1 - (1 - confidence) / candidates", "shared = confidence"),
+    (estimates, "STATEMENTS = 6 + 2 * len(SCHEMES)", "STATEMENTS = 2"),
+    (audit, "shared = 1 - (1 - config.confidence) / config.candidates", "shared = config.confidence"),
+]
 
 
-@pytest.mark.parametrize(("module", "check", "before", "after"), MUTATIONS, ids=lambda each: str(each)[-50:])
+@pytest.mark.parametrize(("module", "before", "after"), MUTATIONS, ids=lambda each: str(each)[-50:])
 def test_a_deleted_union_bound_is_seen(
-    module: types.ModuleType,
-    check: Callable[..., None],
-    before: str,
-    after: str,
-    monkeypatch: pytest.MonkeyPatch,
-    tiny_run: Path,
+    module: types.ModuleType, before: str, after: str, monkeypatch: pytest.MonkeyPatch, tiny_run: Path
 ) -> None:
-    changed = mutant(module, before, after)
+    changed = {module.__name__.rpartition(".")[2]: mutant(module, before, after)}
+    of_run = module in (estimates, audit)
+    check: Callable[..., None] = partial(check_shares_its_risk, run=tiny_run) if of_run else certify_shares_its_risk
     with pytest.raises(AssertionError):
-        check(changed, monkeypatch, *((tiny_run,) if module is check_guarantee else ()))
+        check(monkeypatch, **changed)

@@ -10,9 +10,18 @@ import numpy as np
 import pytest
 import torch
 
-from analysis import noise_level as module
-from analysis.noise_level import HORIZON, NoiseLevelConfig, Row, cli, episodes_of, fitted, measure_all, median_bias
-from m3po.run_directory import RunDirectory
+from analysis.noise_level import cli
+from analysis.studies import noise_level
+from analysis.studies.noise_level import (
+    HORIZON,
+    NoiseLevelConfig,
+    NoiseRow,
+    episodes_of,
+    fitted,
+    measure_all,
+    median_bias,
+)
+from m3po.runs.run_directory import RunDirectory
 
 
 def config_at(directory: Path, **changes: Any) -> NoiseLevelConfig:
@@ -25,7 +34,7 @@ def config_at(directory: Path, **changes: Any) -> NoiseLevelConfig:
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[NoiseLevelConfig, list[Row]]:
+def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[NoiseLevelConfig, list[NoiseRow]]:
     config = config_at(tmp_path_factory.mktemp("noise"))
     rows, _ = measure_all(config)
     return config, rows
@@ -48,7 +57,7 @@ def test_every_level_and_sample_size_has_a_row_that_adds_up(measured) -> None:
 def test_a_finished_file_is_read_and_another_sample_size_is_added(measured, monkeypatch: pytest.MonkeyPatch) -> None:
     config, rows = measured
     with monkeypatch.context() as patch:
-        patch.setattr(module, "fitted", None)
+        patch.setattr(noise_level, "fitted", None)
         again, _ = measure_all(config)
     assert [row.share for row in again] == pytest.approx([row.share for row in rows])
     with pytest.raises(ValueError, match="not measured with these settings"):
@@ -59,7 +68,7 @@ def test_noise_is_on_every_coordinate_and_the_density_is_that_of_the_noise(measu
     """With the true mean as the model there is no bias; the model fitted to 400 steps is far off."""
     config, _ = measured
     options = RunDirectory.read(config.runs / "scaled-0.5").config.environment_options()
-    training = module.trained(config, "scaled-0.5", np.array(options["process_noise"]))
+    training = noise_level.trained(config, "scaled-0.5", np.array(options["process_noise"]))
     dynamics: Any = training.environment.unwrapped.dynamics  # type: ignore[attr-defined]
     assert dynamics.process_noise.shape == (17,)
     assert (dynamics.process_noise > 0).all()

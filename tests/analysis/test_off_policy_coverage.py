@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from analysis import off_policy_coverage as module
-from analysis.off_policy_coverage import (
+from analysis.off_policy_coverage import cli
+from analysis.studies import off_policy_coverage
+from analysis.studies.off_policy_coverage import (
     DISCOUNT,
     LEAST,
     PLANTED,
     STEPS_AWAY,
     STUDENT,
     Coverage,
+    LowerBoundRow,
     OffPolicyCoverageConfig,
-    Row,
-    cli,
     measure,
     source,
 )
@@ -56,8 +56,8 @@ def test_a_thousand_data_sets_of_each_kind_are_covered() -> None:
 
 
 def test_a_bound_that_holds_too_rarely_or_a_planted_one_that_holds_is_found() -> None:
-    good = [Row("x", 30, "importance weights", 0.96, 0.1), Row("x", 30, PLANTED, 0.2, 0.1)]
-    assert Coverage([*good, Row("x", 30, STUDENT, 0.8, 0.1)]).sound
+    good = [LowerBoundRow("x", 30, "importance weights", 0.96, 0.1), LowerBoundRow("x", 30, PLANTED, 0.2, 0.1)]
+    assert Coverage([*good, LowerBoundRow("x", 30, STUDENT, 0.8, 0.1)]).sound
     assert not Coverage([replace(good[0], holds=0.93), good[1]]).sound
     assert not Coverage([good[0], replace(good[1], holds=0.96)]).sound
 
@@ -81,7 +81,7 @@ def test_the_command_prints_tables_or_json_and_its_exit_code_tells(
     record: dict[str, Any] = json.loads(out)
     assert (code, record["sound"], record["settings"]["sizes"]) == (0, True, [40])
     assert set(record["rows"][0]) == {"data", "size", "bound", "holds", "width"}
-    monkeypatch.setattr(module, "LEAST", 0.0)
+    monkeypatch.setattr(off_policy_coverage, "LEAST", 0.0)
     assert run_cli(capsys, *small)[0] == 1
 
 

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from analysis import pictures, portraits, render
-from analysis.pictures import TASK_COLOURS, TaskColours
+from analysis import render
+from analysis.drawing import photographer, portraits
+from analysis.drawing.photographer import TASK_COLOURS, TaskColours
 from m3po.train import train
 from tests.analysis.conftest import tiny_config
 
@@ -42,7 +43,7 @@ def has_egl() -> bool:
 @pytest.fixture(scope="session")
 def egl() -> None:
     if not has_egl():
-        pytest.skip(f"no EGL here (on Debian: apt-get install {pictures.PACKAGES})")
+        pytest.skip(f"no EGL here (on Debian: apt-get install {photographer.PACKAGES})")
 
 
 needs_egl = pytest.mark.usefixtures("egl")

@@ -15,12 +15,15 @@ import numpy as np
 import pytest
 
 import bounds
-from analysis import check_guarantee, report
-from analysis.check_guarantee import CheckConfig, check
-from analysis.page import part
-from analysis.report_answer import answer_of, certificate_answer, number_line, shown
-from analysis.report_findings import Findings, decomposition, findings, through_training
-from m3po.run_directory import RunDirectory
+from analysis import check_guarantee
+from analysis.diagnostics import intervals
+from analysis.guarantee import audit
+from analysis.guarantee.audit import CheckConfig, check
+from analysis.report import __main__
+from analysis.report.answer import answer_of, certificate_answer, number_line, shown
+from analysis.report.findings import Findings, decomposition, findings, through_training
+from analysis.report.pages import part
+from m3po.runs.run_directory import RunDirectory
 from m3po.train import train
 from tests.analysis.browser import browser, executable
 from tests.analysis.conftest import tiny_config
@@ -36,7 +39,7 @@ def found(tiny_run: Path) -> Findings:
 
 @pytest.fixture(scope="module")
 def page(found: Findings) -> str:
-    return report.page(found)
+    return __main__.page(found)
 
 
 @pytest.fixture(scope="module")
@@ -92,8 +95,8 @@ def test_the_page_loads_nothing_and_its_drawings_are_complete(page: str):
 def test_the_verdict_and_the_numbers_are_those_of_check_guarantee(tiny_run: Path, page: str):
     expected = check(CheckConfig(run_dir=tiny_run, episodes=EPISODES, confidence=0.9, seed=3))
     assert record_in(page)["check"] == json.loads(json.dumps(expected))
-    promised, measured = check_guarantee.promise(expected), expected["true_return"]
-    at_least = check_guarantee.guaranteed(expected)
+    promised, measured = audit.promise(expected), expected["true_return"]
+    at_least = audit.guaranteed(expected)
     assert text_of(page, "promised") == f"{promised['estimate']:.2f}"
     assert text_of(page, "measured") == (
         f"{measured['estimate']:.2f} ({measured['lower']:.2f} to {measured['upper']:.2f})".replace("-", "−")
@@ -111,7 +114,7 @@ def test_the_verdict_and_the_numbers_are_those_of_check_guarantee(tiny_run: Path
         for each in expected["data_policies"][name]["checks"]:
             assert f"<td>{each['name']}</td>" in page
             assert f'<td class="number">{each["discrepancy"]:.3f}</td>' in page
-            assert check_guarantee.span(each["gap"]) in page
+            assert intervals.span(each["gap"]) in page
 
 
 def synthetic(verdict: str, discrepancy: float, *, vacuous: bool = False, measured: float = 9.0) -> dict[str, Any]:
@@ -167,10 +170,10 @@ def test_the_marks_stand_where_their_numbers_are():
 def test_a_planted_broken_model_return_flips_the_answer_to_violated(
     tiny_run: Path, tmp_path: Path, monkeypatch, capsys
 ):
-    monkeypatch.setattr("analysis.report_findings.surrogates_of", lambda *arguments: None)
+    monkeypatch.setattr("analysis.report.findings.surrogates_of", lambda *arguments: None)
     out = tmp_path / "page.html"
     with pytest.raises(SystemExit) as stop:
-        report.cli([str(tiny_run), "--out", str(out), "--episodes", "120"])
+        __main__.cli([str(tiny_run), "--out", str(out), "--episodes", "120"])
     assert stop.value.code == 1
     assert capsys.readouterr().out.startswith("No: the guarantee is violated. The model promises")
     page = out.read_text()
@@ -183,7 +186,7 @@ def test_a_planted_broken_model_return_flips_the_answer_to_violated(
 def test_a_run_that_cannot_be_certified_gets_surrogates_and_no_tick(surrogate_run: Path, tmp_path: Path, capsys):
     out = tmp_path / "page.html"
     with pytest.raises(SystemExit) as stop:
-        report.cli([str(surrogate_run), "--out", str(out), "--episodes", "20"])
+        __main__.cli([str(surrogate_run), "--out", str(out), "--episodes", "20"])
     assert stop.value.code == 0
     assert capsys.readouterr().out.startswith("Not certifiable. ")
     page = out.read_text()
@@ -198,7 +201,7 @@ def test_a_run_that_cannot_be_certified_gets_surrogates_and_no_tick(surrogate_ru
     assert text_of(page, "promised") == shown(gap["model_return"]["estimate"])
     assert text_of(page, "measured").startswith(shown(gap["true_return"]["estimate"]) + " (")
     for name in ("telescoped", "direct", "reward_part", "dynamics_part"):
-        assert check_guarantee.span(gap[name]) in page
+        assert intervals.span(gap[name]) in page
     assert "Every bound" not in page
     # and the command that the page quotes says the same in text
     lines = check_guarantee.text(found)
@@ -223,7 +226,7 @@ def stripped(source: Path, target: Path, keep: set[str]) -> Path:
 def test_a_run_without_a_model_density_is_shown_for_what_it_is(tiny_run: Path, tmp_path: Path, extra, capsys):
     run = stripped(tiny_run, tmp_path / "other", {"step", "return", *extra})
     with pytest.raises(SystemExit) as stop:
-        report.cli([str(run)])
+        __main__.cli([str(run)])
     assert stop.value.code == 0
     assert "no model density" in capsys.readouterr().out
     page = (run / "report.html").read_text()
@@ -241,13 +244,13 @@ def test_an_unfinished_run_says_so(tiny_run: Path, tmp_path: Path):
     (run / "COMPLETE").unlink()
     rows = RunDirectory.read(run).metrics()
     (run / "metrics.jsonl").write_text(json.dumps(rows[0]) + "\n")
-    page = report.page(findings(run, episodes=None, confidence=0.95, seed=0))
+    page = __main__.page(findings(run, episodes=None, confidence=0.95, seed=0))
     assert f"<b>unfinished</b>: {rows[0]['step']} of 600 real steps" in first_screen(page)
     assert "no checkpoint" in first_screen(page)
     (run / "metrics.jsonl").unlink()
     answer = answer_of(findings(run, episodes=None, confidence=0.95, seed=0))
     assert (answer.kind, answer.headline) == ("unmeasured", "Not measured yet")
-    assert TICK not in report.page(findings(run, episodes=None, confidence=0.95, seed=0))
+    assert TICK not in __main__.page(findings(run, episodes=None, confidence=0.95, seed=0))
 
 
 def test_the_parts_of_the_certificate_add_up_and_come_from_the_smaller_of_its_two_bounds(found: Findings):
@@ -302,12 +305,12 @@ def test_bounds_through_training_are_the_catalogue_at_the_logged_errors(found: F
 
 
 def test_infinite_numbers_stay_readable_in_the_embedded_record():
-    assert report.finite({"a": [float("inf"), 1.0, None, "x"]}) == {"a": ["inf", 1.0, None, "x"]}
+    assert __main__.finite({"a": [float("inf"), 1.0, None, "x"]}) == {"a": ["inf", 1.0, None, "x"]}
 
 
 def one_line_error(capsys, arguments) -> str:
     with pytest.raises(SystemExit) as stop:
-        report.cli(arguments)
+        __main__.cli(arguments)
     captured = capsys.readouterr()
     assert stop.value.code == 2
     assert captured.out == ""

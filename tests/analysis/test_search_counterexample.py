@@ -11,9 +11,11 @@ import pytest
 import torch
 
 import bounds
-from analysis.adversary import BoundTarget, CertificateTarget, ProcessFamily, ascend, effective_horizon, search
-from analysis.overlap_adversary import OverlapTarget
-from analysis.search_counterexample import SearchConfig, cli
+from analysis.search_counterexample import cli
+from analysis.theory.adversary import ProcessFamily, ascend, effective_horizon, search
+from analysis.theory.attack import SearchConfig
+from analysis.theory.overlap_adversary import OverlapTarget
+from analysis.theory.targets import BoundTarget, CertificateTarget
 from bounds.bound import Bound
 from bounds.finite import load_instance
 from bounds.finite.checks import bound_ratio, measure
@@ -177,7 +179,7 @@ def test_the_text_report_names_the_verdict(capsys, name):
 
 def test_a_refuted_bound_exits_1_and_saves_its_counterexample(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("analysis.search_counterexample.get", halved)
+    monkeypatch.setattr("analysis.theory.attack.get", halved)
     code, out, _ = run_cli(capsys, "--bound", "m3po-th2", *FAST)
     assert code == 1
     assert "REFUTED" in out

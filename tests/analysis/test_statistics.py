@@ -16,27 +16,35 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from analysis import interval_coverage, statistics
-from analysis.figure_style import VARIANT_COLOURS
-from analysis.interval_coverage import CoverageConfig, Mixture, interquartile_mean_row, pooled, probability_row
-from analysis.learning_curves import closed
-from analysis.statistics import (
-    MEASURED_COVERAGE,
-    BootstrapInterval,
-    Method,
-    StatisticsConfig,
-    bootstrap_distribution,
-    bootstrap_interval,
-    distinct_resamples,
+from analysis import interval_coverage as coverage_command
+from analysis.drawing.style import VARIANT_COLOURS
+from analysis.runs.anchors import closed
+from analysis.statistics import __main__, bootstrap, figures
+from analysis.statistics.aggregates import (
     interquartile_mean,
     normalise,
     pooled_interquartile_mean,
     probability_of_improvement,
-    probability_of_improvement_interval,
-    read_table,
-    sample_efficiency_curve,
     steps_to_reach,
-    summarise,
+)
+from analysis.statistics.bootstrap import (
+    BootstrapInterval,
+    Method,
+    bootstrap_distribution,
+    bootstrap_interval,
+    distinct_resamples,
+    probability_of_improvement_interval,
+    sample_efficiency_curve,
+)
+from analysis.statistics.summary import MEASURED_COVERAGE, StatisticsConfig, summarise
+from analysis.statistics.table import read_table
+from analysis.studies import interval_coverage
+from analysis.studies.interval_coverage import (
+    IntervalCoverageConfig,
+    Mixture,
+    interquartile_mean_row,
+    pooled,
+    probability_row,
 )
 
 METHODS: tuple[Method, ...] = ("percentile", "bca")
@@ -207,7 +215,7 @@ def test_the_result_does_not_depend_on_how_much_is_done_at_a_time(monkeypatch: p
     strata = [generator(1).normal(size=(5, 4)), generator(2).normal(size=(3, 4))]
     results = []
     for chunk in (1, 1000, 2**20):
-        monkeypatch.setattr(statistics, "CHUNK", chunk)
+        monkeypatch.setattr(bootstrap, "CHUNK", chunk)
         results.append(bootstrap_distribution(pooled_interquartile_mean, strata, resamples=300, generator=generator(3)))
     assert (results[0] == results[1]).all()
     assert (results[0] == results[2]).all()
@@ -282,7 +290,7 @@ def test_bca_with_all_resamples_on_one_side_ends_at_the_outermost() -> None:
 
 
 def test_the_acceleration_cannot_turn_an_end_around(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(statistics, "_acceleration", lambda statistic, strata: np.asarray(0.9))
+    monkeypatch.setattr(bootstrap, "_acceleration", lambda statistic, strata: np.asarray(0.9))
     interval = bootstrap_interval(
         pooled_interquartile_mean, [np.arange(9.0)], generator=generator(), resamples=400, method="bca"
     )
@@ -423,7 +431,7 @@ def test_an_interval_holds_the_truth_where_the_truth_lies_between_its_ends() -> 
 @pytest.mark.parametrize("seeds", [5, 10, 20])
 def test_coverage_is_near_what_is_landed(seeds: int) -> None:
     """400 trials; the slow suite does them all."""
-    config = CoverageConfig(trials=400, resamples=400)
+    config = IntervalCoverageConfig(trials=400, resamples=400)
     rows = [interquartile_mean_row("normal", 1, seeds, config, generator(1))]
     rows += [probability_row(0.5, 1, seeds, config, generator(2))]
     for method in METHODS:
@@ -437,7 +445,7 @@ def test_coverage_is_near_what_is_landed(seeds: int) -> None:
 
 @pytest.mark.slow
 def test_the_landed_coverage_is_what_the_command_measures() -> None:
-    rows = interval_coverage.measure(CoverageConfig(environments=(1,), seeds=tuple(MEASURED_COVERAGE), seed=1))
+    rows = interval_coverage.measure(IntervalCoverageConfig(environments=(1,), seeds=tuple(MEASURED_COVERAGE), seed=1))
     for seeds, methods in MEASURED_COVERAGE.items():
         for method, landed in methods.items():
             here = [row for row in rows if row.seeds == seeds]
@@ -454,7 +462,7 @@ def test_the_coverage_command_prints_its_rows(capsys) -> None:
     tables = []
     for extra in ([], ["--json"]):
         with pytest.raises(SystemExit) as stop:
-            interval_coverage.cli([*words, *extra])
+            coverage_command.cli([*words, *extra])
         assert stop.value.code == 0
         tables.append(capsys.readouterr().out)
     rows = json.loads(tables[1])
@@ -480,7 +488,7 @@ def test_the_coverage_command_prints_its_rows(capsys) -> None:
 )
 def test_the_coverage_command_refuses_in_one_line(words: list[str], message: str, capsys) -> None:
     with pytest.raises(SystemExit) as stop:
-        interval_coverage.cli(words)
+        coverage_command.cli(words)
     assert stop.value.code == 2
     error = capsys.readouterr().err
     assert message in error
@@ -623,7 +631,7 @@ def test_read_table_names_what_is_wrong(content: str | bytes, message: str, tmp_
     path = tmp_path / "table.csv"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(SystemExit) as stop:
-        statistics.cli([str(path)])
+        __main__.cli([str(path)])
     assert stop.value.code == 2
     error = capsys.readouterr().err
     assert message in error
@@ -636,7 +644,7 @@ def test_read_table_names_what_is_wrong(content: str | bytes, message: str, tmp_
 
 def command(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     with pytest.raises(SystemExit) as stop:
-        statistics.cli(list(words))
+        __main__.cli(list(words))
     assert stop.value.code == 0
     return capsys.readouterr().out
 
@@ -691,7 +699,7 @@ def test_the_output_does_not_depend_on_the_order_of_rows_and_intervals_not_on_ot
 def test_several_environments_need_anchors(tmp_path: Path, capsys) -> None:
     path = str(write(tmp_path / "table.csv", rows_of({"a": 70, "b": 60}, 3, ("Pier", "Leg"))))
     with pytest.raises(SystemExit) as stop:
-        statistics.cli([path])
+        __main__.cli([path])
     assert stop.value.code == 2
     assert "Pier, Leg are on different scales: give --anchors" in capsys.readouterr().err
     out = command(capsys, path, "--anchors", "Pier=0,100", "Leg=-50,50", "--baseline", "b")
@@ -734,7 +742,7 @@ def test_the_figure_draws_the_curves_with_bands_and_the_probabilities(simple: Pa
     config = StatisticsConfig(simple, baseline="Full", threshold=69.5)
     table = read_table(simple)
     summaries = summarise(table, config)
-    curves, chances = statistics.draw(table, config, summaries).axes
+    curves, chances = figures.draw(table, config, summaries).axes
     for line, each in zip(curves.get_lines(), summaries, strict=False):
         assert (np.asarray(line.get_ydata()) == each.iqm.estimate).all()
         assert line.get_color() == VARIANT_COLOURS[each.name]
@@ -743,14 +751,14 @@ def test_the_figure_draws_the_curves_with_bands_and_the_probabilities(simple: Pa
     assert highest == pytest.approx(summaries[0].iqm.upper.max())
     assert [label.get_text() for label in chances.get_yticklabels()] == ["k=1"]
     assert [np.ravel(line.get_xdata())[0] for line in chances.get_lines()] == [1, 1, 0.5]
-    assert len(statistics.draw(table, StatisticsConfig(simple), summarise(table, StatisticsConfig(simple))).axes) == 1
+    assert len(figures.draw(table, StatisticsConfig(simple), summarise(table, StatisticsConfig(simple))).axes) == 1
     file = tmp_path / "out.png"
     command(capsys, str(simple), "--baseline", "Full", "--figure", str(file))
     assert file.read_bytes().startswith(b"\x89PNG")
 
 
 def test_variants_keep_their_colour_and_twenty_others_are_told_apart() -> None:
-    look = statistics.looks(["PEARL", "Full", *(f"other {i}" for i in range(19)), "k=1"])
+    look = figures.looks(["PEARL", "Full", *(f"other {i}" for i in range(19)), "k=1"])
     assert look["Full"] == (VARIANT_COLOURS["Full"], "-")
     assert look["k=1"] == (VARIANT_COLOURS["k=1"], "-")
     assert len(set(look.values())) == 22
@@ -780,7 +788,7 @@ def test_variants_keep_their_colour_and_twenty_others_are_told_apart() -> None:
 )
 def test_bad_input_exits_2_in_one_line(words: list[str], message: str, simple: Path, capsys) -> None:
     with pytest.raises(SystemExit) as stop:
-        statistics.cli([word.replace("{table}", str(simple)) for word in words])
+        __main__.cli([word.replace("{table}", str(simple)) for word in words])
     assert stop.value.code == 2
     output = capsys.readouterr()
     assert message in output.err

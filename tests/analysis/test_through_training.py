@@ -14,35 +14,31 @@ import numpy as np
 import pytest
 import torch
 
-from analysis import check_guarantee
-from analysis import through_training as module
-from analysis.resumable_table import ResumableTable
-from analysis.through_training import (
+from analysis.guarantee import estimates
+from analysis.runs.resumable_table import ResumableTable
+from analysis.studies import through_training
+from analysis.studies.planted_faults import CONTRACTION, ContractingModel, OverclaimingModel, with_broken_model
+from analysis.studies.through_training import (
     BROKEN,
     CASES,
     CLAIMED,
-    CONTRACTION,
     KNOWN,
     SHIFTED,
     TRAINED,
-    ContractingModel,
-    OverclaimingModel,
-    Row,
+    CertificateRow,
     Snapshots,
     ThroughTrainingConfig,
-    cli,
-    look,
     measure_all,
+    measure_checkpoint,
     sound,
-    text,
-    with_broken_model,
 )
+from analysis.through_training import cli, text
+from m3po.agents.m3po import M3PO
 from m3po.envs.switching_point_mass import PointMassDynamics
-from m3po.evaluate import make_environment
-from m3po.measure import EncodedTrajectories, history_log_density, model_log_density
-from m3po.model import EnsembleModel
-from m3po.policy import HistoryPolicy
-from m3po.train import Training
+from m3po.errors import EncodedTrajectories, history_log_density, model_log_density
+from m3po.foreign.environment import make_environment
+from m3po.networks.model import EnsembleModel
+from m3po.networks.policy import HistoryPolicy
 from tests.analysis.conftest import tiny_config
 from tests.m3po import small
 
@@ -67,12 +63,14 @@ def good_model() -> Iterator[None]:
         return history_log_density(dynamics, data.trajectories) + math.log(0.98)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(check_guarantee, "model_log_density", log_density)
+        patch.setattr(estimates, "model_log_density", log_density)
         yield
 
 
 @pytest.fixture(scope="module")
-def measured(good_model: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[ThroughTrainingConfig, list[Row]]:
+def measured(
+    good_model: None, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[ThroughTrainingConfig, list[CertificateRow]]:
     """One short training with the default networks, looked at once."""
     config = config_at(tmp_path_factory.mktemp("through"))
     return config, measure_all(config)
@@ -125,7 +123,7 @@ def test_a_finished_file_is_not_measured_again_and_a_missing_row_comes_back_the_
     copied = dataclasses.replace(config, out=tmp_path / "rows.csv")
     whole = config.out.read_text()
     copied.out.write_text(whole)
-    monkeypatch.setattr(module, "Training", None)  # would be called if anything were trained
+    monkeypatch.setattr(through_training, "M3PO", None)  # would be called if anything were trained
     assert [row.certificate for row in measure_all(copied)] == pytest.approx([row.certificate for row in rows])
     monkeypatch.undo()
     copied.out.write_text("".join(whole.splitlines(keepends=True)[:-1]))
@@ -141,7 +139,7 @@ def test_a_finished_file_is_not_measured_again_and_a_missing_row_comes_back_the_
 def test_a_snapshot_is_the_policy_that_took_the_step(tmp_path: Path) -> None:
     """Also where an epoch begins and the model's training moves the encoder between two steps."""
     settings = dataclasses.replace(tiny_config(tmp_path), total_steps=420, initial_random_steps=100, epoch_steps=40)
-    training = Training(settings)
+    training = M3PO(settings)
     acted: dict[int, list[torch.Tensor]] = {}
     honest = training.collect_step
 
@@ -172,13 +170,13 @@ def test_looking_does_not_change_the_training(tmp_path: Path) -> None:
     settings = dataclasses.replace(tiny_config(tmp_path), total_steps=125, initial_random_steps=100, epoch_steps=40)
     ends = []
     for looks in (True, False):
-        training = Training(settings)
+        training = M3PO(settings)
         config = config_at(tmp_path, total_steps=125, every=120, episodes=4, stale_episodes=3)
-        snapshots, table = Snapshots(config), ResumableTable(tmp_path / f"{looks}.csv", Row, {})
+        snapshots, table = Snapshots(config), ResumableTable(tmp_path / f"{looks}.csv", CertificateRow, {})
         while not training.finished:
             snapshots.advance(training)
             if looks and training.steps == 120:
-                look(training, snapshots.policies, config, table)
+                measure_checkpoint(training, snapshots.policies, config, table)
         assert len(table.rows) == (6 if looks else 0)
         ends.append(training)
     assert ends[0].policy.network.state_dict().keys() == ends[1].policy.network.state_dict().keys()
@@ -217,7 +215,7 @@ def test_the_broken_model_has_the_density_of_what_it_samples() -> None:
 
 
 def test_planting_leaves_the_training_alone(tmp_path: Path) -> None:
-    training = Training(tiny_config(tmp_path))
+    training = M3PO(tiny_config(tmp_path))
     broken = with_broken_model(training, ContractingModel)
     assert type(broken.model) is ContractingModel
     assert type(training.model).__name__ == "EnsembleModel"

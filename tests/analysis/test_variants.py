@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.figure_style import VARIANT_COLOURS, figure_style
-from analysis.variants import cli, load, name_of, student_interval, summary, table
+from analysis.drawing.style import VARIANT_COLOURS, figure_style
+from analysis.runs.collection import load, name_of
+from analysis.statistics.aggregates import student_interval
+from analysis.variants import cli, summary, table
 from m3po.config import Config
 from paper_figures import figure9_point_mass
-from tests.analysis.runs import recorded
+from tests.analysis.recorded_runs import recorded
 
 
 @pytest.fixture

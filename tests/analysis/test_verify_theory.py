@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 import sympy
 
-from analysis import verify_theory
-from analysis.verify_theory import Config, command_line, verify
+from analysis.theory import dossier as dossier_module
+from analysis.theory.dossier import VerifyConfig, verify
+from analysis.verify_theory import command_line
 from bounds import proofs
 from bounds.catalogue import ALL_BOUNDS
+from bounds.finite import trajectory_checks
 from bounds.finite.checks import TheoremReport
 from bounds.proof import Proof
 
@@ -29,7 +31,7 @@ def output(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, st
 @pytest.fixture
 def one_proof(monkeypatch: pytest.MonkeyPatch) -> None:
     """One proof is enough where a test is about something else."""
-    monkeypatch.setattr(verify_theory, "prove_all", lambda: (proofs.corollary_1(proofs.CATALOGUE),))
+    monkeypatch.setattr(dossier_module, "prove_all", lambda: (proofs.corollary_1(proofs.CATALOGUE),))
 
 
 def test_json_is_the_documented_object(capsys: pytest.CaptureFixture[str]) -> None:
@@ -75,13 +77,13 @@ def test_latex_prints_the_same_proofs(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_the_seed_decides_the_instances() -> None:
-    ratios = [[report.largest_ratio for report in verify(Config(6, 1, 1, seed)).reports] for seed in (0, 0, 1)]
+    ratios = [[report.largest_ratio for report in verify(VerifyConfig(6, 1, 1, seed)).reports] for seed in (0, 0, 1)]
     assert ratios[0] == ratios[1] != ratios[2]
 
 
 def test_a_failed_proof_exits_1(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = dataclasses.replace(proofs.CATALOGUE, theorem_2=proofs.CATALOGUE.theorem_2 * sympy.Rational(3, 4))
-    monkeypatch.setattr(verify_theory, "prove_all", lambda: (proofs.closed_form(wrong), proofs.corollary_1(wrong)))
+    monkeypatch.setattr(dossier_module, "prove_all", lambda: (proofs.closed_form(wrong), proofs.corollary_1(wrong)))
     code, out, _ = output(capsys, *QUICK)
     assert code == 1
     assert "NOT PROVED" in out
@@ -102,7 +104,7 @@ def test_a_solver_that_disagrees_exits_1(capsys: pytest.CaptureFixture[str], mon
 def test_without_the_solver_the_dossier_says_so(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verify_theory, "solver_available", lambda: False)
+    monkeypatch.setattr(dossier_module, "solver_available", lambda: False)
     code, out, _ = output(capsys, *QUICK)
     assert code == 0
     assert "z3 is not installed" in out
@@ -128,7 +130,7 @@ def test_a_violated_bound_exits_1(
     name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     faulty = [Scaled(bound, 0.75 if bound.name == name else 1.0) for bound in ALL_BOUNDS]
-    monkeypatch.setattr(verify_theory, "ALL_BOUNDS", faulty)
+    monkeypatch.setattr(dossier_module, "ALL_BOUNDS", faulty)
     code, out, _ = output(capsys, "--instances", "90", "--attaining", "1", "--enumerated", "1")
     assert code == 1
     line = next(line for line in out.splitlines() if line.startswith(f"{name} "))
@@ -137,7 +139,7 @@ def test_a_violated_bound_exits_1(
 
 
 def test_a_dossier_without_proofs_is_not_ok() -> None:
-    dossier = verify(Config(3, 1, 1))
+    dossier = verify(VerifyConfig(3, 1, 1))
     assert dossier.ok
     assert not dataclasses.replace(dossier, proofs=()).ok
     assert not dataclasses.replace(dossier, reports=()).ok
@@ -145,7 +147,7 @@ def test_a_dossier_without_proofs_is_not_ok() -> None:
 
 @pytest.mark.usefixtures("one_proof")
 def test_a_missed_attainment_exits_1(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verify_theory, "check_attaining", lambda count, seed: 1e-9)
+    monkeypatch.setattr(dossier_module, "check_attaining", lambda count, seed: 1e-9)
     code, out, _ = output(capsys, *QUICK)
     assert code == 1
     assert "   NOT ATTAINED" in out
@@ -164,9 +166,9 @@ def test_a_missed_attainment_exits_1(capsys: pytest.CaptureFixture[str], monkeyp
 def test_what_the_enumerated_instances_show_decides(
     change: dict[str, Any], named: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    true = verify_theory.check_trajectories
+    true = trajectory_checks.check_trajectories
     monkeypatch.setattr(
-        verify_theory, "check_trajectories", lambda *args, **keys: dataclasses.replace(true(*args, **keys), **change)
+        dossier_module, "check_trajectories", lambda *args, **keys: dataclasses.replace(true(*args, **keys), **change)
     )
     code, out, _ = output(capsys, *QUICK)
     assert code == 1

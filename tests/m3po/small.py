@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from m3po.context_encoder import ContextEncoder
-from m3po.model import EnsembleModel
-from m3po.networks import StackedLinear, StackedMLP
-from m3po.policy import GaussianPolicy
-from m3po.replay_buffer import EnvironmentBuffer
-from m3po.types import Windows
+from m3po.data.replay_buffer import EnvironmentBuffer
+from m3po.data.types import Windows
+from m3po.networks.context_encoder import ContextEncoder
+from m3po.networks.model import EnsembleModel
+from m3po.networks.policy import GaussianPolicy
+from m3po.networks.stacked import StackedLinear, StackedMLP
 
 OBSERVATION, ACTION = 3, 2
 CPU = torch.device("cpu")

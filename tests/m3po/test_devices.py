@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 import torch
 
-from m3po.captured_update import CapturedUpdate
-from m3po.context_encoder import ContextEncoder
-from m3po.model import EnsembleModel
-from m3po.networks import StackedMLP
-from m3po.policy import GaussianPolicy, HistoryPolicy
-from m3po.rollout import model_steps
-from m3po.sac import SoftActorCritic, SoftActorCriticSettings
-from m3po.types import Segments, Windows
+from m3po.agents.captured_update import CapturedUpdate
+from m3po.agents.rollout import model_steps
+from m3po.agents.sac import SoftActorCritic, SoftActorCriticSettings
+from m3po.data.types import Segments, Windows
+from m3po.networks.context_encoder import ContextEncoder
+from m3po.networks.model import EnsembleModel
+from m3po.networks.policy import GaussianPolicy, HistoryPolicy
+from m3po.networks.stacked import StackedMLP
 from tests.m3po.small import ACTION, OBSERVATION, episodes_of, filled_buffer
 
 META = torch.device("meta")  # knows shapes and devices and has no numbers to read

@@ -15,7 +15,7 @@ import torch
 
 from m3po import train
 from m3po.config import Config
-from m3po.run_directory import LAST, PREVIOUS, RunDirectory, unborn
+from m3po.runs.run_directory import LAST, PREVIOUS, RunDirectory, unborn
 from tests.faults import KINDS, Disk, KilledError
 
 # Of the lock of a process that was killed: it cannot even let go.
@@ -65,7 +65,9 @@ def _only_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """No environment, no git, and no bar: what is left is the run directory."""
     monkeypatch.setattr(train, "training_of", Counting)
     monkeypatch.setattr(train, "try_environment", lambda _: None)
-    monkeypatch.setattr("m3po.run_directory.provenance", lambda argv: {"commit": "abc", "dirty": False, "argv": argv})
+    monkeypatch.setattr(
+        "m3po.runs.run_directory.provenance", lambda argv: {"commit": "abc", "dirty": False, "argv": argv}
+    )
     monkeypatch.setenv("TQDM_DISABLE", "1")
 
 

@@ -26,18 +26,20 @@ from gymnasium.wrappers import (
 )
 from gymnasium.wrappers.vector import NormalizeObservation as NormalizeVector
 
-from m3po.checked_environment import change_of, task_of, tasks_of, to_environment, to_tensor
+from m3po.agents.m3po import M3PO
+from m3po.agents.training import training_of
 from m3po.config import Config
-from m3po.environment import make_environment, offers_of
+from m3po.data.types import Windows
 from m3po.envs.body_rules import rule_of_body
 from m3po.envs.switching_point_mass import SwitchingPointMass, SwitchingPointMassVector
-from m3po.evaluate import Trajectories, run_episodes
-from m3po.health import DivergenceError, check_row, unresolved_coordinates
-from m3po.measure import EncodedTrajectories, error_metrics, model_log_density
-from m3po.policy import HistoryPolicy
-from m3po.run_directory import RunDirectory
-from m3po.train import Training, train, training_of
-from m3po.types import Windows
+from m3po.episodes import Trajectories, run_episodes
+from m3po.errors import EncodedTrajectories, error_metrics, model_log_density
+from m3po.foreign.checked_environment import change_of, task_of, tasks_of, to_environment, to_tensor
+from m3po.foreign.environment import make_environment, offers_of
+from m3po.networks.policy import HistoryPolicy
+from m3po.runs.health import DivergenceError, check_row, unresolved_coordinates
+from m3po.runs.run_directory import RunDirectory
+from m3po.train import train
 from tests.m3po.small import encoder, model, policy_network
 
 NAME = "test/Foreign-v0"
@@ -540,7 +542,7 @@ def test_numbers_are_finite_in_held_out_and_evaluation_episodes_too(
             return observation, float("nan") if Bad.bad == "step" else reward, *rest
 
     registered(Bad)
-    training = Training(tiny(tmp_path / "run"))
+    training = M3PO(tiny(tmp_path / "run"))
     Bad.bad = "reset" if part == "reset" else "step"
     if part == "measure":
         with pytest.raises(DivergenceError, match=r"Foreign-v0 returned .* reward nan at step 1 of episode 1"):
@@ -857,10 +859,10 @@ def test_a_checkpoint_of_a_gpu_is_read_and_continued_on_a_cpu(
     state = run.load_checkpoint()
     state["generators"][0] = torch.zeros(16, dtype=torch.uint8)
     state["steps"], state["measured_at"] = 60, 60
-    reading = Training(run.config.on_cpu())
+    reading = M3PO(run.config.on_cpu())
     reading.load_state(state)
     assert reading.new_generator
-    again = Training(run.config.on_cpu())
+    again = M3PO(run.config.on_cpu())
     again.load_state(state)
     assert torch.equal(reading.generator.get_state(), again.generator.get_state())
     run.save_checkpoint(state)

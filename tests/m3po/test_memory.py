@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+from m3po.agents.m3po import M3PO
 from m3po.config import Config
-from m3po.train import Training
 
 SAMPLES = 200_000
 
@@ -40,7 +40,7 @@ def peak_of_a_training(context_training: str, answer: Any) -> None:
         model_updates=20, rollouts_per_step=1000, history_length=10, context_size=64, width=200, layers=4,
         ensemble_size=7, elites=5, device="cpu",
     )  # fmt: skip
-    training = Training(config)
+    training = M3PO(config)
     buffer, generator = training.environment_buffer, torch.Generator().manual_seed(0)
     # As EnvironmentBuffer.add would, without 200,000 calls.
     for name in ("observations", "tokens", "rewards"):

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from m3po import seeds
+from analysis.guarantee import audit
+from analysis.report import findings
+from m3po import episodes, seeds
+from m3po.agents.loop import TrainingLoop
 from m3po.config import Config
 from m3po.seeds import TRAINING, Purpose, environment_seeds, sequence, torch_generator
-from m3po.training_loop import TrainingLoop
 
 PLACES: dict[Purpose, list[tuple[int, ...]]] = {
     Purpose.TRAINING_EPISODE: [(each,) for each in range(60)],
@@ -130,13 +132,11 @@ def test_fresh_episodes_of_the_commands_are_not_those_of_the_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every environment seed that a training uses, and every one that a check of it does."""
-    from analysis import check_guarantee, report_findings
-    from m3po import evaluate
     from m3po.train import train
     from tests.analysis.conftest import tiny_config
 
     own: set[int] = set()
-    episode_seed, run_episodes = TrainingLoop._episode_seed, evaluate.run_episodes
+    episode_seed, run_episodes = TrainingLoop._episode_seed, episodes.run_episodes
 
     def noted(loop: TrainingLoop) -> int:
         own.add(episode_seed(loop))
@@ -146,14 +146,14 @@ def test_fresh_episodes_of_the_commands_are_not_those_of_the_training(
     config: Config = tiny_config(tmp_path / "run", seed=0)
     train(config)
     fresh: list[int] = []
-    for module in (check_guarantee, report_findings):
+    for module in (audit, findings):
 
         def spied(*arguments: Any, seed: int, **keywords: Any) -> Any:
             fresh.append(seed)
             return run_episodes(*arguments, seed=seed, **keywords)
 
         monkeypatch.setattr(module, "run_episodes", spied)
-    report_findings.findings(tmp_path / "run", episodes=5, confidence=0.95, seed=0)
+    findings.findings(tmp_path / "run", episodes=5, confidence=0.95, seed=0)
     assert len(own) >= 6
     assert len(fresh) == 3
     assert own.isdisjoint(fresh)

@@ -22,22 +22,15 @@ from ray.cluster_utils import Cluster
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from m3po.config import Algorithm, Config
-from m3po.files import is_held
-from m3po.grid import Run, check_environments, expand, read_grid
-from m3po.interruption import StopRequest
-from m3po.run_directory import RunDirectory
-from m3po.sweep import Display, Lost, Track, cli, drive
-from m3po.sweep_worker import (
-    Board,
-    Lease,
-    Outcome,
-    Report,
-    Standing,
-    directory_id,
-    ready,
-    standing,
-    survey,
-)
+from m3po.runs.files import is_held
+from m3po.runs.interruption import StopRequest
+from m3po.runs.run_directory import RunDirectory
+from m3po.sweep import cli
+from m3po.sweeps.display import Display
+from m3po.sweeps.grid import GridRun, check_environments, expand, read_grid
+from m3po.sweeps.ray_cluster import drive
+from m3po.sweeps.tracks import Lost, Track
+from m3po.sweeps.worker import Lease, Outcome, Progress, RunState, TaskReport, directory_id, ready, state_of, survey
 from m3po.train import train
 
 # Epochs end with the episodes of 100 steps; test_train.py interrupts within both.
@@ -74,7 +67,7 @@ def write(folder: Path, text: str) -> Path:
     return file
 
 
-def grid(text: str) -> list[Run]:
+def grid(text: str) -> list[GridRun]:
     return expand(tomllib.loads(text), OUT)
 
 
@@ -131,7 +124,7 @@ def test_a_variant_has_the_last_word_then_the_environment_then_the_top() -> None
 def test_a_run_is_exactly_what_its_settings_say() -> None:
     (run,) = grid("seeds = [5]\ndiscount = 0\nthreads = 2")
     expected = Config(OUT / "SwitchingPointMass/m3po/seed-5", seed=5, discount=0.0, threads=2, device="cpu")
-    assert run == Run(run.name, expected, 2.0, 0.0, 3)
+    assert run == GridRun(run.name, expected, 2.0, 0.0, 3)
     # Checkpoints carry a digest of the settings as JSON, where 0 and 0.0 are two things.
     assert json.dumps(run.config.discount) == "0.0"
 
@@ -322,23 +315,23 @@ def test_the_papers_protocol_is_six_environments_six_seeds_and_all_algorithms() 
 # --- run directories ------------------------------------------------------------------------------
 
 
-def a_run(folder: Path, **changes: Any) -> Run:
+def a_run(folder: Path, **changes: Any) -> GridRun:
     (run,) = expand({**tomllib.loads(TINY), "seeds": [0], "total_steps": 100, **changes}, folder)
     return run
 
 
 def test_a_survey_tells_new_unfinished_and_finished_runs_apart(tmp_path: Path) -> None:
     run = a_run(tmp_path)
-    assert survey([run], tmp_path, patience=0)[1] == [Standing("new")]
+    assert survey([run], tmp_path, patience=0)[1] == [RunState("new")]
     directory = RunDirectory.create(run.config)
     directory.append_metrics({"step": 0, "return": 1.5})
     with pytest.raises(ValueError, match=re.escape(f"another process is training in {run.config.run_dir}")):
         survey([run], tmp_path, patience=0)
     directory.release()
-    assert survey([run], tmp_path, patience=0)[1] == [Standing("unfinished", {"step": 0, "return": 1.5})]
+    assert survey([run], tmp_path, patience=0)[1] == [RunState("unfinished", {"step": 0, "return": 1.5})]
     assert ready(run.config, patience=0) == replace(run.config, resume=True)
     directory.mark_complete()
-    assert survey([run], tmp_path, patience=0)[1] == [Standing("finished", {"step": 0, "return": 1.5})]
+    assert survey([run], tmp_path, patience=0)[1] == [RunState("finished", {"step": 0, "return": 1.5})]
 
 
 def test_what_is_not_this_run_is_refused(tmp_path: Path) -> None:
@@ -371,7 +364,7 @@ def test_a_run_killed_before_its_settings_were_written_begins_anew(tmp_path: Pat
     run.config.run_dir.mkdir(parents=True)
     for name in ("lock", "provenance.json", "config.json.partial"):
         (run.config.run_dir / name).write_text("[")
-    assert standing(run.config).state == "new"
+    assert state_of(run.config).state == "new"
     assert ready(run.config, patience=0) == run.config
     RunDirectory.create(run.config).release()
 
@@ -399,8 +392,8 @@ def test_a_directory_keeps_its_id_and_another_has_another(tmp_path: Path) -> Non
 
 
 def test_the_board_no_longer_wants_an_attempt_that_was_given_up() -> None:
-    board = Board()
-    first, second = Report(0, "a", step=5), Report(1, "b", step=9)
+    board = Progress()
+    first, second = TaskReport(0, "a", step=5), TaskReport(1, "b", step=9)
     assert board.report("run", first)
     assert board.look({"run": 0})["run"][0] == first
     board.look({"run": 1})
@@ -412,9 +405,9 @@ def test_the_board_no_longer_wants_an_attempt_that_was_given_up() -> None:
     assert 0 <= quiet < 5
 
 
-def lease(answers: Callable[[Report, float], bool | None], silence: float) -> tuple[Lease, threading.Event]:
+def lease(answers: Callable[[TaskReport, float], bool | None], silence: float) -> tuple[Lease, threading.Event]:
     left = threading.Event()
-    made = Lease(answers, lambda: Report(0, "node"), beat=0.02, silence=silence, leave=left.set)
+    made = Lease(answers, lambda: TaskReport(0, "node"), beat=0.02, silence=silence, leave=left.set)
     return made, left
 
 
@@ -427,10 +420,10 @@ def test_a_worker_that_is_no_longer_wanted_ends_itself() -> None:
 
 def test_a_worker_that_cannot_reach_the_sweep_ends_itself_before_its_run_is_taken_up() -> None:
     """Its clock starts when it sends, the board's when the report comes: it has left when that one counts so far."""
-    board, reached = Board(), True
+    board, reached = Progress(), True
     timeouts = []
 
-    def report(each: Report, timeout: float) -> bool | None:
+    def report(each: TaskReport, timeout: float) -> bool | None:
         timeouts.append(timeout)
         return board.report("run", each) if reached else None
 
@@ -448,7 +441,7 @@ def test_a_worker_that_cannot_reach_the_sweep_ends_itself_before_its_run_is_take
 def test_an_answer_that_comes_too_late_counts_as_none() -> None:
     calls = []
 
-    def report(each: Report, timeout: float) -> bool | None:
+    def report(each: TaskReport, timeout: float) -> bool | None:
         calls.append(timeout)
         if len(calls) > 1:
             time.sleep(0.4)
@@ -470,13 +463,13 @@ class FakeCluster:
         self.script, self.stop, self.now = script, stop, 0.0
         self.log: list[Any] = []
         self.listened: dict[str, int] = {}
-        self.words: dict[str, tuple[Report, float]] = {}
+        self.words: dict[str, tuple[TaskReport, float]] = {}
 
-    def submit(self, run: Run, attempt: int) -> tuple[str, int]:
+    def submit(self, run: GridRun, attempt: int) -> tuple[str, int]:
         assert self.listened[run.name] == attempt, "the board must know an attempt before it can report"
         self.log.append((run.name, attempt, self.now))
         entry = self.script[run.name][attempt]
-        self.words[run.name] = (Report(attempt, "node", saved=entry if isinstance(entry, int) else 0), self.now)
+        self.words[run.name] = (TaskReport(attempt, "node", saved=entry if isinstance(entry, int) else 0), self.now)
         return run.name, attempt
 
     def wait(self, tasks: Sequence[Any], timeout: float) -> list[Any]:
@@ -495,7 +488,7 @@ class FakeCluster:
         self.log.append(("cancel", task))
         self.script = {**self.script, task[0]: [Outcome("stopped", {"step": 7})] * 9}
 
-    def look(self, current: Mapping[str, int]) -> Mapping[str, tuple[Report, float]] | None:
+    def look(self, current: Mapping[str, int]) -> Mapping[str, tuple[TaskReport, float]] | None:
         if 1 < self.now < 2:
             return None
         self.listened = dict(current)
@@ -582,7 +575,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[list[dict[str,
     return [metrics(run) for run in runs]
 
 
-def metrics(run: Run) -> list[dict[str, Any]]:
+def metrics(run: GridRun) -> list[dict[str, Any]]:
     """Without what depends on the clock."""
     rows = RunDirectory.read(run.config.run_dir).metrics()
     return [{name: value for name, value in row.items() if name not in TIMES} for row in rows]
@@ -598,7 +591,7 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = 400) -> A
     raise AssertionError(f"waited in vain for {what}")
 
 
-def trainer_of(run: Run) -> int | None:
+def trainer_of(run: GridRun) -> int | None:
     """The process that holds the lock of a run."""
     lock = run.config.run_dir / "lock"
     for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
@@ -612,14 +605,14 @@ def parent_of(process: int) -> int:
     return int(Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[1])
 
 
-def half_way(run: Run) -> bool:
+def half_way(run: GridRun) -> bool:
     """Some checkpoints are there and more are to come."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         return 200 <= int(RunDirectory.read(run.config.run_dir).metrics()[-1]["step"]) <= 300
     return False
 
 
-def checkpoint_step(run: Run) -> int:
+def checkpoint_step(run: GridRun) -> int:
     return int(RunDirectory.read(run.config.run_dir).load_checkpoint()["steps"])
 
 
@@ -638,7 +631,7 @@ def begin(arguments: Sequence[str]) -> tuple[threading.Thread, list[Any]]:
     return thread, codes
 
 
-def sessions(run: Run) -> list[list[int]]:
+def sessions(run: GridRun) -> list[list[int]]:
     """The steps at which each session of a run evaluated, from TensorBoard's events, which are never taken back."""
     steps = []
     for file in sorted(run.config.run_dir.glob("events.*")):
@@ -651,7 +644,7 @@ def sessions(run: Run) -> list[list[int]]:
 EVALUATED = [0, 200, 300, 400, 500]
 
 
-def assert_resumed_once(run: Run, kept: int) -> None:
+def assert_resumed_once(run: GridRun, kept: int) -> None:
     """Its second session began at the checkpoint of step ``kept``: nothing was trained twice but what was lost."""
     first, second = sessions(run)
     assert second == [step for step in EVALUATED if step > kept]
@@ -747,7 +740,7 @@ def test_a_sweep_survives_the_death_of_one_of_two_nodes(
     words = [str(tmp_path / "grid.toml"), "--out", str(out), "--address", cluster.address, "--silence", "15", "--json"]
     thread, codes = begin(words)
 
-    def victim_half_way() -> Run | None:
+    def victim_half_way() -> GridRun | None:
         for run in runs:
             worker = half_way(run) and trainer_of(run)
             if worker and parent_of(worker) == raylet:

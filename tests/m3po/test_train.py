@@ -19,11 +19,14 @@ import pytest
 import torch
 
 from m3po import train as train_module
+from m3po.agents.loop import choose_device
+from m3po.agents.m3po import M3PO
+from m3po.agents.sac import SoftActorCritic
 from m3po.config import Config
-from m3po.health import DivergenceError
-from m3po.run_directory import RunDirectory
-from m3po.sac import SoftActorCritic
-from m3po.train import Training, choose_device, cli, main, train
+from m3po.foreign import trial
+from m3po.runs.health import DivergenceError
+from m3po.runs.run_directory import RunDirectory
+from m3po.train import cli, main, train
 
 # Epochs end with the episodes of 100 steps, so that a checkpoint never cuts one.
 TINY = {
@@ -147,14 +150,14 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(finished: Run
 
 def interrupt_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C during the collection of real step number ``steps`` + 1."""
-    collect_step = Training.collect_step
+    collect_step = M3PO.collect_step
 
-    def interrupted(self: Training, *, random: bool) -> float:
+    def interrupted(self: M3PO, *, random: bool) -> float:
         if self.steps == steps:
             raise KeyboardInterrupt
         return collect_step(self, random=random)
 
-    monkeypatch.setattr(Training, "collect_step", interrupted)
+    monkeypatch.setattr(M3PO, "collect_step", interrupted)
 
 
 @pytest.mark.parametrize(("steps", "kept"), [(50, [0]), (200, [0, 200]), (250, [0, 200])])
@@ -250,7 +253,7 @@ def test_variants_run(changes: dict[str, Any], tmp_path: Path) -> None:
 
 
 def test_full_rollouts_start_at_episode_starts_and_run_to_the_horizon(tmp_path: Path) -> None:
-    training = Training(tiny(tmp_path, algorithm="m3po-full"))
+    training = M3PO(tiny(tmp_path, algorithm="m3po-full"))
     for _ in range(250):
         training.collect_step(random=True)
     training.add_rollouts(400)
@@ -266,7 +269,7 @@ def test_full_rollouts_start_at_episode_starts_and_run_to_the_horizon(tmp_path: 
 
 
 def test_branched_rollouts_start_uniformly_in_the_buffer(tmp_path: Path) -> None:
-    training = Training(tiny(tmp_path, rollout_length=2, model_buffer_size=5000))
+    training = M3PO(tiny(tmp_path, rollout_length=2, model_buffer_size=5000))
     for _ in range(50):
         training.collect_step(random=True)
     training.add_rollouts(2000)
@@ -279,9 +282,9 @@ def test_branched_rollouts_start_uniformly_in_the_buffer(tmp_path: Path) -> None
     assert ((counts - 40) ** 2 / 40).sum() < 49 + 4 * 9.9
 
 
-def collected(tmp_path: Path, steps: int, **changes: Any) -> Training:
+def collected(tmp_path: Path, steps: int, **changes: Any) -> M3PO:
     """A training after ``steps`` random real steps, with a trained model."""
-    training = Training(tiny(tmp_path, **{"initial_random_steps": steps, **changes}))
+    training = M3PO(tiny(tmp_path, **{"initial_random_steps": steps, **changes}))
     for _ in range(steps):
         training.collect_step(random=True)
     training.begin_epoch()
@@ -341,7 +344,7 @@ def test_a_fixed_temperature_stays_and_a_critic_trained_encoder_moves(tmp_path: 
     for name in ("mean", "std"):
         assert torch.equal(ours[f"token_normaliser.{name}"], models[f"encoder.token_normaliser.{name}"])
     assert not torch.equal(ours["gru.recurrent_weight"], models["encoder.gru.recurrent_weight"])
-    untrained = Training(run.config).agent.encoder
+    untrained = M3PO(run.config).agent.encoder
     assert untrained is not None
     assert not torch.equal(ours["gru.recurrent_weight"], untrained.state_dict()["gru.recurrent_weight"])
 
@@ -359,14 +362,14 @@ def test_unknown_options_of_an_environment_are_named(tmp_path: Path, capsys: pyt
 def test_a_request_to_stop_writes_a_checkpoint_in_mid_epoch_and_nothing_is_lost(
     number: signal.Signals, finished: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    collect_step = Training.collect_step
+    collect_step = M3PO.collect_step
 
-    def signalled(self: Training, *, random: bool) -> float:
+    def signalled(self: M3PO, *, random: bool) -> float:
         if self.steps == 250:
             os.kill(os.getpid(), number)
         return collect_step(self, random=random)
 
-    monkeypatch.setattr(Training, "collect_step", signalled)
+    monkeypatch.setattr(M3PO, "collect_step", signalled)
     previous = signal.signal(number, signal.default_int_handler)  # a background job may ignore it
     try:
         assert main(tiny(tmp_path / "run")) == 128 + number
@@ -715,11 +718,11 @@ def test_an_environment_that_does_not_repeat_itself_costs_the_episode_and_is_rec
 @pytest.mark.parametrize("step", [100, 149])
 def test_an_episode_is_only_taken_up_where_everything_repeats(changed, step, tmp_path):
     """The reward, what was seen before the step, and what was seen after it, up to the last one."""
-    training: Any = Training(tiny(tmp_path))
+    training: Any = M3PO(tiny(tmp_path))
     for _ in range(150):
         training.collect_step(random=True)
     state = training.state()
-    resumed: Any = Training(tiny(tmp_path))
+    resumed: Any = M3PO(tiny(tmp_path))
     resumed.load_state(state)
     assert resumed.resume_episode()
     assert torch.equal(resumed._windows.tokens, training._windows.tokens)
@@ -729,7 +732,7 @@ def test_an_episode_is_only_taken_up_where_everything_repeats(changed, step, tmp
     assert not resumed.resume_episode()
 
 
-def training_to(training: Training, steps: int) -> None:
+def training_to(training: M3PO, steps: int) -> None:
     while training.steps < steps:
         training.collect_step(random=True)
 
@@ -740,14 +743,14 @@ def test_an_observation_that_is_no_number_stops_the_training_and_is_named(tmp_pa
     message = capsys.readouterr().err
     assert "test/Broken-v0 returned observation [nan] and reward 1.0 at step 15 of episode 5 of a trial" in message
     assert not (tmp_path / "run").exists()
-    training = Training(tiny(tmp_path / "run", env_id="test/Broken-v0"))
+    training = M3PO(tiny(tmp_path / "run", env_id="test/Broken-v0"))
     with pytest.raises(DivergenceError, match=r"observation \[nan\] and reward 1.0 at real step 31, for action \["):
         training_to(training, 31)
 
 
 @pytest.mark.usefixtures("_brittle_environments")
 def test_rollouts_in_the_model_end_where_the_environment_says(tmp_path):
-    training = Training(tiny(tmp_path / "telling", env_id="test/Telling-v0", rollout_length=5))
+    training = M3PO(tiny(tmp_path / "telling", env_id="test/Telling-v0", rollout_length=5))
     for _ in range(60):
         training.collect_step(random=True)
     assert training.environment_buffer.terminated[:60].any()
@@ -780,7 +783,7 @@ def test_from_previous_goes_with_resume(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_an_environment_that_goes_elsewhere_takes_no_run_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make = train_module.try_environment
+    make = trial.try_environment
     (tmp_path / "here").mkdir()
     (tmp_path / "elsewhere").mkdir()
 

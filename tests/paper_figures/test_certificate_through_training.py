@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis.resumable_table import read_rows
-from analysis.through_training import CLAIMED, FLAGGED, SHIFTED, Row, sound
+from analysis.runs.resumable_table import read_rows
+from analysis.studies.through_training import CLAIMED, FLAGGED, SHIFTED, CertificateRow, sound
 from paper_figures import certificate_through_training as figure
 
 
 def test_the_landed_rows_hold_at_every_checkpoint_end_below_half_and_flag_the_planted_faults() -> None:
-    rows = read_rows(figure.DATA, Row)
+    rows = read_rows(figure.DATA, CertificateRow)
     assert sound(rows)
     flagged = {case: [row.verdict for row in rows if row.case == case].count("violated") for case in FLAGGED}
     assert flagged == {SHIFTED: 21, CLAIMED: 20}

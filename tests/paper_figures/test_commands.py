@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from analysis import anchors
+from analysis.runs import anchors
 from paper_figures import __main__ as every_figure
 from paper_figures import certificate_through_training, figure6, figure7, figure9_point_mass, noise_level
 from paper_figures.__main__ import FIGURES
@@ -117,7 +117,7 @@ def test_ruined_anchors_are_refused(
 ) -> None:
     file = tmp_path / "anchors.json"
     file.write_bytes(content)
-    monkeypatch.setattr(anchors, "LANDED", file)
+    monkeypatch.setattr(anchors, "COMMITTED", file)
     assert file.name in refusal(capsys, module, "--out", str(tmp_path / "new.png"))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis.figure_style import figure_style
+from analysis.drawing.style import figure_style
 from paper_figures import figure4
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import bounds
-from analysis.figure_style import figure_style
+from analysis.drawing.style import figure_style
 from paper_figures import figure4, figure4_optimal
 from paper_figures.__main__ import FiguresConfig
 from paper_figures.__main__ import main as draw_all

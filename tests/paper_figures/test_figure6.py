@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis.portraits import NAMES
+from analysis.drawing.portraits import NAMES
 from paper_figures import figure6
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis.figure_style import ALGORITHM_COLOURS, figure_style
+from analysis.drawing.style import ALGORITHM_COLOURS, figure_style
 from paper_figures import figure7
 
 

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 import m3po.envs  # noqa: F401 (registers the environments)
+from m3po.agents.m3po import M3PO
 from m3po.config import Config
-from m3po.evaluate import run_episodes
-from m3po.measure import error_metrics
-from m3po.train import Training, train
+from m3po.episodes import run_episodes
+from m3po.errors import error_metrics
+from m3po.train import train
 from tests.m3po.envs.test_conformance import ALL, every_environment
 
 STEPS = 3000
@@ -98,7 +99,7 @@ def test_the_model_error_is_measured_where_there_is_a_density(name, tmp_path, mo
     monkeypatch.setitem(gym.registry, env_id, gym.envs.registration.EnvSpec(
         id=env_id, entry_point=entry_point, max_episode_steps=12, kwargs=CERTIFIABLE[name]
     ))  # fmt: skip
-    training = Training(Config(run_dir=tmp_path / "run", env_id=env_id, **SMALL))
+    training = M3PO(Config(run_dir=tmp_path / "run", env_id=env_id, **SMALL))
     generator = torch.Generator().manual_seed(0)
     episodes = run_episodes(env_id, training.policy, 20, seed=0, generator=generator)
     assert episodes.valid.all() == (name == "HalfCheetahFwdBwd")  # a walker under this noise falls

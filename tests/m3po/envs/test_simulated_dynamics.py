@@ -13,7 +13,7 @@ from scipy import stats
 
 import m3po.envs  # noqa: F401 (registers the environments)
 from m3po.envs.protocol import CertifiableDynamics, FilteredDynamics, KnownReward
-from m3po.evaluate import to_environment
+from m3po.foreign.checked_environment import to_environment
 
 FWD_BWD, PIER, WALKER = "m3po/HalfCheetahFwdBwd-v0", "m3po/HalfCheetahPier-v0", "m3po/Walker2dRandomParams-v0"
 ANT, CRIPPLED, HUMANOID = "m3po/AntFwdBwd-v0", "m3po/AntCrippledLeg-v0", "m3po/HumanoidDirec-v0"

@@ -1,0 +1,1 @@
+"""What can be said about a model where nothing can be certified: calibration, open-loop error, telescoped gap."""

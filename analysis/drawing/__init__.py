@@ -1,0 +1,1 @@
+"""What pictures share: style, curves, episodes, the photographer of bodies."""

@@ -1,0 +1,100 @@
+"""How figures look here: one set of matplotlib settings, one colour and one label per bound."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import matplotlib as mpl
+
+# Importing matplotlib fails where the variable names a backend that is not installed here, as in a notebook's shell;
+# figures that are drawn into files need none.
+_backend = os.environ.pop("MPLBACKEND", None)
+
+TRIVIAL_COLOUR = "#8a8a8a"
+
+INK = "#262626"
+
+# Okabe-Ito colours: told apart with every common colour vision. One colour per family, dashes for the full model.
+BOUND_COLOURS = {
+    "m3po-th1": "#d55e00",
+    "m3po-th2": "#d55e00",
+    "mbpo-4.1": "#e69f00",
+    "mbpo-4.2": "#e69f00",
+    "mbpo-4.3": "#cc79a7",
+    "linear-full": "#56b4e9",
+    "linear-branched": "#56b4e9",
+    "optimal-full": "#0072b2",
+    "optimal-branched": "#0072b2",
+}
+
+BOUND_LABELS = {
+    "m3po-th1": "M3PO Theorem 1, full model",
+    "m3po-th2": "M3PO Theorem 2, branched",
+    "mbpo-4.1": "MBPO 4.1, full model",
+    "mbpo-4.2": "MBPO 4.2, branched",
+    "mbpo-4.3": "MBPO 4.3, branched ($\\epsilon_m$ under the policy)",
+    "linear-full": "linear, full model",
+    "linear-branched": "linear, branched",
+    "optimal-full": "optimal, full model",
+    "optimal-branched": "optimal, branched",
+}
+
+# The variants of the algorithm, named as analysis.variants names them.
+VARIANT_COLOURS = {
+    "k=1": "#0072b2",
+    "k=3": "#56b4e9",
+    "k=5": "#009e73",
+    "k=10": "#e69f00",
+    "Full": "#d55e00",
+    "M3PO-h": "#cc79a7",
+    "memoryless": "#8a8a8a",
+}
+
+# The algorithms, named as analysis.variants.algorithm_of names them.
+ALGORITHM_COLOURS = {
+    "M3PO k=1": "#0072b2",
+    "M3PO k=10": "#e69f00",
+    "M3PO-h": "#cc79a7",
+    "PEARL": "#009e73",
+    "L2A": "#d55e00",
+    "memoryless": "#8a8a8a",
+}
+
+SETTINGS: dict[Any, Any] = {
+    "figure.dpi": 150,
+    "savefig.dpi": 150,
+    "figure.facecolor": "white",
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.labelsize": 9,
+    "axes.edgecolor": "#5a5a5a",
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": False,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "lines.linewidth": 1.8,
+    "mathtext.fontset": "cm",
+}
+
+
+@contextmanager
+def figure_style() -> Iterator[None]:
+    """These settings and no others, whatever the user's own are, for the figures made inside the ``with`` block."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(SETTINGS)
+        yield
+
+
+if _backend is not None:
+    os.environ["MPLBACKEND"] = _backend
+    with suppress(ValueError):
+        mpl.rcParams["backend"] = _backend

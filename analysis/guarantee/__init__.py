@@ -1,0 +1,1 @@
+"""What can be certified about a model and a policy: subject, estimates, evidence, certification, verdicts."""

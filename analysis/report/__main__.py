@@ -1,0 +1,134 @@
+"""``python -m analysis.report RUN_DIR``: one self-contained page about a run. Can I trust this model's return?
+
+What the page says about the guarantee is the report of ``analysis.check_guarantee``, measured anew on fresh episodes;
+what it says about training is what the run logged. Sections whose numbers a run lacks are left out, and it is said why.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from markupsafe import Markup
+
+from analysis.drawing.style import figure_style
+from analysis.report.answer import MARKS, QUESTION, answer_of, number_line
+from analysis.report.findings import Findings, findings
+from analysis.report.pages import rendered
+from analysis.report.sections import (
+    calibration_and_prediction,
+    certificate_parts,
+    errors,
+    every_bound,
+    learning,
+    origin,
+)
+from analysis.runs.outputs import Output, files_of, mark_of
+from m3po.command_line import run
+from m3po.flag_checks import Confidence, EpisodeCount, Seed, check_directory_of, check_fields
+from m3po.runs.run_directory import RunDirectory
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """Write one self-contained HTML page about a run of m3po.train: whether its model's return can be trusted, and
+    everything measured about it.
+
+    Exits with 1 when the guarantee is violated.
+    """
+
+    run_dir: tyro.conf.Positional[Path]
+    """Run directory of a training, finished or not."""
+    out: Path | None = None
+    """Where to write the page; RUN_DIR/report.html when not given."""
+    episodes: EpisodeCount | None = None
+    """Fresh episodes per policy to measure on, at least 2; 1000 when not given, 100 where nothing can be certified."""
+    confidence: Confidence = 0.95
+    """Of the guarantee, in (0, 1)."""
+    seed: Seed = 0
+    """Seed of the fresh episodes."""
+    trust_env: bool = False
+    """Build the run's environment even if that imports a module or reads files that its config.json names."""
+    overwrite: bool = False
+    """Replace the file of --out even if this command did not write it; one that it wrote is replaced anyway."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        check_directory_of("out", self.out)
+        if self.out is not None and self.out.is_dir():
+            raise ValueError(f"--out must be a file, got the directory {self.out}")
+
+
+MARK = mark_of("analysis.report")
+
+
+def page(found: Findings) -> str:
+    """The whole page as HTML."""
+    directory, answer = found.directory, answer_of(found)
+    certified = found.check if found.check is not None and found.check["data_policies"] else None
+    with figure_style():
+        return rendered(
+            "report.html",
+            MARK,
+            question=QUESTION,
+            answer=answer,
+            sign=MARKS[answer.kind],
+            line=number_line(answer),
+            name=directory.path.resolve().name,
+            config=directory.config,
+            complete=directory.complete,
+            steps=found.rows[-1]["step"] if found.rows else 0,
+            has_rows=bool(found.rows),
+            check=found.check,
+            learning=learning(found) if found.rows else None,
+            errors=errors(found) if found.rows else None,
+            bounds=None if certified is None else every_bound(certified, found.rows, directory.config),
+            parts=None if certified is None else certificate_parts(certified),
+            prediction=None if found.surrogates is None else calibration_and_prediction(found.surrogates),
+            origin=origin(found),
+            record=finite({"check": found.check, "surrogates": found.surrogates, "obstacle": found.obstacle}),
+        )
+
+
+def finite(value: Any) -> Any:
+    """The same record with infinite numbers and NaN as text, which JSON lacks."""
+    if isinstance(value, dict):
+        return {name: finite(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [finite(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+def main(config: ReportConfig) -> int:
+    torch.set_num_threads(1)
+    RunDirectory.read(config.run_dir)  # before anything is written there
+    path = config.out or config.run_dir / "report.html"
+    out = Output("out", path, MARK, config.overwrite, files_of(config.run_dir)).check()
+    found = findings(
+        config.run_dir,
+        episodes=config.episodes,
+        confidence=config.confidence,
+        seed=config.seed,
+        trust_env=config.trust_env,
+    )
+    answer, written = answer_of(found), page(found)
+    print(f"{answer.headline}. {' '.join(Markup(each).striptags() for each in answer.sentences)}")
+    out.write(written)
+    print(f"page: {path}", file=sys.stderr)
+    return 1 if answer.kind == "violated" else 0
+
+
+def cli(arguments: Sequence[str] | None = None) -> None:
+    run(main, ReportConfig, arguments, prog="python -m analysis.report")
+
+
+if __name__ == "__main__":
+    cli()

@@ -1,0 +1,229 @@
+"""The first screen of ``analysis.report``: can I trust this model's return? In words, and on one axis."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from markupsafe import Markup
+
+from analysis.guarantee import audit
+from analysis.report.charts import series
+from analysis.report.findings import Findings
+
+Kind = Literal["certified", "undecided", "nothing", "violated", "surrogate", "unmeasured"]
+
+QUESTION = "Can I trust this model’s return?"
+
+MARKS: dict[Kind, str] = {
+    "certified": "✓", "undecided": "?", "nothing": "–", "violated": "✗", "surrogate": "?", "unmeasured": "?",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The first screen.
+
+    Attributes:
+        kind: what the answer is.
+        headline: the answer in a few words.
+        sentences: what it means, for a reader without prior knowledge; text, or Markup.
+        marks: label, value as text, and what to draw on the common axis: low and high ends of a band and a point, each
+            None where there is none.
+        axis: the ends of the axis; None when there is nothing to draw.
+    """
+
+    kind: Kind
+    headline: str
+    sentences: list[str]
+    marks: list[Mark] = dataclasses.field(default_factory=list)
+    axis: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One row of the number line."""
+
+    name: str
+    label: str
+    value: str
+    low: float | None = None
+    high: float | None = None
+    point: float | None = None
+
+
+def shown(value: float) -> str:
+    """A return as the page writes it."""
+    return (f"{value:.2f}" if abs(value) < 1000 else f"{value:.0f}").replace("-", "−")
+
+
+def between(value: dict[str, float]) -> str:
+    return f"between {shown(value['lower'])} and {shown(value['upper'])}"
+
+
+def promised_mark(value: dict[str, float]) -> Mark:
+    return Mark("promised", "The model promises", shown(value["estimate"]), *_drawn(value))
+
+
+def measured_mark(value: dict[str, float]) -> Mark:
+    ends = f"{shown(value['lower'])} to {shown(value['upper'])}"
+    return Mark("measured", "Measured", f"{shown(value['estimate'])} ({ends})", *_drawn(value))
+
+
+def _drawn(value: dict[str, float]) -> tuple[float, float, float]:
+    return value["lower"], value["upper"], value["estimate"]
+
+
+def answer_of(found: Findings) -> Answer:
+    """The answer to the question, from what was found."""
+    if found.check is None:
+        obstacle = found.obstacle or ""
+        headline = "Not measured yet" if not found.rows else "Not certifiable"
+        sentences = [
+            f"{obstacle[0].upper()}{obstacle[1:]}. So no promise of a model could be held against reality, and nothing "
+            "is guaranteed about the return."
+        ]
+        value = series(found.rows, "return")
+        if value is not None and np.isfinite(value[-1]):
+            sentences.append(
+                f"What is known was measured while it trained: its policy earned {shown(value[-1])} per episode (not "
+                "discounted) in the last evaluation. That is a measurement, not a guarantee of a model."
+            )
+        return Answer("unmeasured" if not found.rows else "surrogate", headline, sentences)
+    if not found.check["data_policies"]:
+        return surrogate_answer(found.check)
+    return certificate_answer(found.check)
+
+
+def surrogate_answer(check: dict[str, Any]) -> Answer:
+    """Nothing can be certified: measured promise and return side by side."""
+    gap = check["surrogates"]["return_gap"]
+    promised, measured, difference = gap["model_return"], gap["true_return"], gap["direct"]
+    if difference["upper"] < 0:
+        reading = f"it promises too much, by {shown(-difference['estimate'])}"
+    elif difference["lower"] > 0:
+        reading = f"it promises too little, by {shown(difference['estimate'])}"
+    else:
+        reading = "the two cannot be told apart at this number of episodes"
+    ends = [promised["lower"], promised["upper"], measured["lower"], measured["upper"]]
+    margin = 0.6 * max(max(ends) - min(ends), 1e-6)
+    return Answer(
+        "surrogate",
+        "Not certifiable",
+        [
+            "The theorems need the distance between the model’s and reality’s next-step probabilities. Here reality’s "
+            "are not known, or it has no randomness at all. So that distance cannot be measured, and nothing is "
+            "guaranteed.",
+            f"What can be said instead: a rollout in the model earns {shown(promised['estimate'])}, and "
+            f"{check['episodes']} fresh real episodes earned {shown(measured['estimate'])} on average: {reading}. "
+            "The intervals are approximate, and a policy that keeps training leaves them behind.",
+        ],
+        [
+            promised_mark(promised),
+            Mark("guaranteed", "Guaranteed", "nothing"),
+            measured_mark(measured),
+        ],
+        (min(ends) - margin, max(ends) + margin),
+    )
+
+
+def certificate_answer(check: dict[str, Any]) -> Answer:
+    """Promise, guarantee, measured return and the range of all returns, in words and on one axis."""
+    promised, measured = audit.promise(check), check["true_return"]
+    at_least = audit.guaranteed(check)
+    row = check["data_policies"]["current"]["checks"][0]
+    weight = (1 - check["gamma"] ** check["horizon"]) / (1 - check["gamma"])
+    lowest, highest = check["reward_low"] * weight, check["reward_high"] * weight
+    sure = f"{check['confidence']:.0%}"
+    promise = f"The model promises a return of {shown(promised['estimate'])}."
+    truth = f"{check['episodes']} fresh real episodes earned {shown(measured['estimate'])} on average"
+    kind: Kind
+    if check["verdict"] == "violated":
+        kind, headline = "violated", "No: the guarantee is violated"
+        sentences = [
+            f"{promise} By its measured errors that could be off by {shown(row['discrepancy'])} at most, but {truth} "
+            f"({between(measured)}): certainly further away.",
+            "The theorem is proved, so one of its inputs is wrong: the model’s return, its measured density, the "
+            "reward range, or the code that computes them. Do not use this model’s promise.",
+        ]
+    elif at_least is None:
+        kind, headline = "nothing", "No: nothing is guaranteed"
+        sentences = [
+            f"{promise} The model’s measured errors are so large that its promise could be off by "
+            f"{shown(row['discrepancy'])}, and {shown(check['trivial'])} is what even a model that knows nothing "
+            "satisfies.",
+            f"{truth} ({between(measured)}). That is a measurement; the model adds no guarantee to it.",
+        ]
+    else:
+        kind, headline = (
+            "certified",
+            f"Yes, for at least {shown(at_least)} of the promised {shown(promised['estimate'])}",
+        )
+        sentences = [
+            Markup(
+                "{} With {} confidence the policy’s real return over {} steps is <b>at least {}</b>: certified from "
+                "the model’s errors, which were measured on {} fresh real episodes."
+            ).format(promise, sure, check["horizon"], shown(at_least), check["episodes"]),
+            f"Held against reality: {truth} ({between(measured)}), which is above {shown(at_least)}, as guaranteed.",
+        ]
+        if check["verdict"] != "holds":
+            kind, headline = "undecided", f"At least {shown(at_least)}, not yet confirmed"
+            sentences[1] = (
+                f"Held against reality: {truth} ({between(measured)}); too few to say whether the measured gap is as "
+                "small as the theorem says."
+            )
+    guarantee = (
+        Mark("guaranteed", f"Guaranteed, {sure} sure", "nothing")
+        if kind == "nothing" or at_least is None
+        else Mark("guaranteed", f"Guaranteed, {sure} sure", f"at least {shown(at_least)}", at_least, highest)
+    )
+    if kind == "violated":
+        guarantee = dataclasses.replace(guarantee, label="Would be guaranteed, but is refuted")
+    return Answer(
+        kind,
+        headline,
+        sentences,
+        [
+            promised_mark(promised),
+            guarantee,
+            measured_mark(measured),
+            Mark("possible", "Possible at all", f"{shown(lowest)} to {shown(highest)}", lowest, highest),
+        ],
+        (lowest, highest),
+    )
+
+
+def number_line(answer: Answer) -> dict[str, Any] | None:
+    """The rows of the answer with their places on one axis, in percent; None where there is nothing to draw."""
+    if answer.axis is None:
+        return None
+    low, high = answer.axis
+
+    def place(value: float) -> float:
+        return 100 * (min(max(value, low), high) - low) / (high - low)
+
+    limit = next((mark.low for mark in answer.marks if mark.name == "guaranteed" and mark.low is not None), None)
+    rows = []
+    for mark in answer.marks:
+        band = None
+        if mark.low is not None and mark.high is not None:
+            left, right = place(mark.low), place(mark.high)
+            band = f"{left:.2f}", f"{max(right - left, 0.4):.2f}"
+        rows.append(
+            {
+                "name": mark.name,
+                "label": mark.label,
+                "value": mark.value,
+                "band": band,
+                "point": None if mark.point is None else f"{place(mark.point):.2f}",
+            }
+        )
+    return {
+        "kind": answer.kind,
+        "marks": rows,
+        "limit": None if limit is None else f"{place(limit):.2f}",
+        "low": shown(low),
+        "high": shown(high),
+    }

@@ -1,0 +1,1 @@
+"""Run directories and tables: collection, anchors, tables that grow, and what commands write."""

@@ -1,0 +1,1 @@
+"""The benchmark: contenders, timing, and the plain reference."""

@@ -1,0 +1,63 @@
+"""The soft actor-critic's update as one CUDA graph: hundreds of small kernels, launched at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from m3po.agents.sac import SoftActorCritic
+from m3po.data.types import Batch
+
+# torch asks for a few ordinary runs on a side stream before a capture.
+EAGER_UPDATES = 3
+
+
+class CapturedUpdate:
+    """Calls like ``agent.update``; from the fourth call on, a replay on a static copy of the batch.
+
+    Args:
+        agent: on a CUDA device, with optimisers that may be captured (``SoftActorCriticSettings.capturable``).
+
+    Every batch has to have the shapes of the first.
+    """
+
+    def __init__(self, agent: SoftActorCritic) -> None:
+        self.agent = agent
+        self._calls = 0
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._batch: Any = None
+        self._metrics: dict[str, Tensor] = {}
+
+    def __call__(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        """One update; returns detached scalars by name."""
+        self._calls += 1
+        if self._calls <= EAGER_UPDATES:
+            return self._on_a_side_stream(batch, generator)
+        if self._graph is None:
+            self._capture(batch, generator)
+        assert self._graph is not None
+        for name, value in vars(self._batch).items():
+            value.copy_(getattr(batch, name))
+        self._graph.replay()
+        return {name: value.clone() for name, value in self._metrics.items()}
+
+    def _on_a_side_stream(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            metrics = self.agent.update(batch, generator)
+        torch.cuda.current_stream().wait_stream(stream)
+        return metrics
+
+    def _capture(self, batch: Batch, generator: torch.Generator) -> None:
+        """Record an update without running it."""
+        self._batch = type(batch)(**{name: value.clone() for name, value in vars(batch).items()})
+        graph = torch.cuda.CUDAGraph()
+        graph.register_generator_state(generator)
+        for optimiser in self.agent.optimisers().values():
+            optimiser.zero_grad(set_to_none=True)
+        with torch.cuda.graph(graph):
+            self._metrics = self.agent.update(self._batch, generator)
+        self._graph = graph

@@ -1,0 +1,178 @@
+"""Algorithm 2 of the paper: a model, its branched rollouts, and the soft actor-critic that learns from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from m3po.agents.captured_update import CapturedUpdate
+from m3po.agents.loop import TrainingLoop
+from m3po.agents.model_training import train_model
+from m3po.agents.rollout import model_steps
+from m3po.agents.sac import SoftActorCritic, agent_networks, agent_settings
+from m3po.data.replay_buffer import ModelBuffer
+from m3po.data.types import Segments, Transitions, joined, rows_of
+from m3po.episodes import run_episodes
+from m3po.errors import error_metrics
+from m3po.networks.context_encoder import ContextEncoder
+from m3po.networks.model import EnsembleModel
+from m3po.networks.policy import HistoryPolicy
+
+
+class M3PO(TrainingLoop):
+    """Algorithm 2: a model, its rollouts, and the soft actor-critic that learns from them.
+
+    Attributes:
+        data_policy: the policy as it was when this epoch's collection began; held-out episodes are its.
+    """
+
+    algorithms = ("m3po", "m3po-h", "m3po-full")
+    policy: HistoryPolicy
+
+    # Line 1.
+    def build(self, observation_size: int) -> None:
+        config, action_size = self.config, self.action_size
+        sizes = (observation_size, action_size, config.history_length, config.context_size)
+        encoder = ContextEncoder(*sizes)
+        self.model = EnsembleModel(
+            encoder, action_size, config.ensemble_size, config.width, config.layers, config.elites
+        ).to(self.device)
+        network, critics = agent_networks(
+            config, encoder.feature_size, action_size, self.device, gated=config.agent_units == "gated"
+        )
+        own = ContextEncoder(*sizes).to(self.device) if config.context_training == "critic" else None
+        self.own_encoder = own  # None: policy and critics read the model's
+        self.target_entropy, settings = agent_settings(config, action_size)
+        self.agent = SoftActorCritic(network, critics, settings, config.initial_temperature, own)
+        self.update = CapturedUpdate(self.agent) if config.cuda_graphs else self.agent.update
+        self.policy = HistoryPolicy(encoder if own is None else own, network)
+        self.data_policy = self.policy.snapshot()
+        self.model_optimiser = torch.optim.AdamW(
+            self.model.parameters(), lr=config.model_learning_rate, weight_decay=config.model_weight_decay, fused=True
+        )
+        self.model_buffer: ModelBuffer[Any] = ModelBuffer(
+            max(config.model_buffer_size, config.rollouts_per_step * config.rollout_interval)
+        )
+        self._model_losses: dict[str, float] = {}
+
+    @property
+    def rollout_length(self) -> int:
+        """k of the rollouts that would be run now."""
+        full = self.config.algorithm == "m3po-full"
+        return self.horizon if full else self.config.rollout_length_at(self.steps)
+
+    # Line 3.
+    def begin_epoch(self) -> None:
+        config = self.config
+        with self.stopwatch.measure("model"):
+            self._model_losses = train_model(
+                self.model, self.model_optimiser, self.environment_buffer, config, self.generator
+            )
+            if self.own_encoder is not None:
+                self.own_encoder.copy_normalisers(self.model.encoder)
+        self.model_buffer.clear()
+        self.data_policy = self.policy.snapshot()
+        self.agent.set_learning_rate(config.learning_rate_at(self.steps))
+        self.add_rollouts(config.rollouts_per_step * config.rollout_interval)
+
+    # Lines 4-13; line 5 is TrainingLoop.collect_step.
+    def learn(self, epoch_step: int) -> tuple[list[dict[str, Tensor]], list[Any]]:
+        config = self.config
+        if epoch_step % config.rollout_interval == 0:
+            self.add_rollouts(config.rollouts_per_step * config.rollout_interval)
+        with self.stopwatch.measure("update"):
+            batches = self.draw_batches(config.updates_per_step)
+            return [self.update(batch, self.generator) for batch in batches], batches
+
+    # Lines 6-9.
+    def add_rollouts(self, count: int) -> None:
+        """``count`` k-step rollouts from uniformly drawn real histories (full: from initial ones) into D_model."""
+        buffer, generator = self.environment_buffer, self.generator
+        if self.config.model_share_at(self.steps) == 0:
+            return
+        with self.stopwatch.measure("rollout"):
+            if self.config.algorithm == "m3po-full":
+                initial = buffer.initial_indices()
+                count = max(count // self.horizon, 1)
+                indices = initial[torch.randint(len(initial), (count,), generator=generator, device=self.device)]
+            else:
+                indices = torch.randint(buffer.size, (count,), generator=generator, device=self.device)
+            starts = buffer.windows(indices)
+            for step in model_steps(self.model, self.policy, starts, self.rollout_length, generator, self.terminated):
+                self.model_buffer.add(step.transitions if self.own_encoder is None else step.segments())
+
+    # Line 11, and section 7.1 for the mixture.
+    def draw_batches(self, count: int) -> list[Any]:
+        """``count`` batches of fictitious and real transitions in the proportion that ``model_share_at`` says."""
+        size = self.config.batch_size
+        fictitious = round(self.config.model_share_at(self.steps) * size)
+        parts: list[list[Any]] = []
+        if fictitious > 0:
+            drawn = self.model_buffer.sample(count * fictitious, self.generator)
+            parts.append([rows_of(drawn, slice(i * fictitious, (i + 1) * fictitious)) for i in range(count)])
+        if fictitious < size:
+            real = size - fictitious
+            segments: Any = self.environment_buffer.sample_segments(count * real, self.generator)
+            if self.own_encoder is None:
+                with torch.no_grad():
+                    segments = self.model.encoder.transitions(segments)
+            parts.append([rows_of(segments, slice(i * real, (i + 1) * real)) for i in range(count)])
+        return [joined(each) if len(each) > 1 else each[0] for each in zip(*parts, strict=True)]
+
+    def learned_metrics(self, means: Mapping[str, float]) -> dict[str, Any]:
+        return {
+            **self._model_losses,
+            "rollout_length": self.rollout_length,
+            "model_share": self.config.model_share_at(self.steps),
+            **self.agent_warnings(means, self.target_entropy),
+        }
+
+    def measure_errors(self, seed: int, generator: torch.Generator) -> dict[str, Any]:
+        """On held-out episodes of the data policy."""
+        config = self.config
+        held_out = run_episodes(
+            config.env_id,
+            self.data_policy,
+            config.measure_episodes,
+            seed=seed,
+            generator=generator,
+            options=self.options,
+        )
+        return error_metrics(
+            self.model,
+            self.policy,
+            self.data_policy,
+            held_out,
+            self.dynamics,
+            confidence=config.confidence,
+            generator=generator,
+        )
+
+    def learned_state(self) -> dict[str, Any]:
+        return {
+            "model": self.model.state_dict(),
+            "model_optimiser": self.model_optimiser.state_dict(),
+            **self.agent.state(),
+            "data_policy": {
+                "encoder": self.data_policy.encoder.state_dict(),
+                "network": self.data_policy.network.state_dict(),
+            },
+        }
+
+    def load_learned_state(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.model_optimiser.load_state_dict(state["model_optimiser"])
+        self.agent.load_state(state)
+        self.data_policy.encoder.load_state_dict(state["data_policy"]["encoder"])
+        self.data_policy.network.load_state_dict(state["data_policy"]["network"])
+
+    def epoch_state(self) -> dict[str, Any]:
+        # D_model does not outlive its epoch.
+        return {"model_losses": self._model_losses, "model_buffer": self.model_buffer.state()}
+
+    def load_epoch_state(self, state: dict[str, Any]) -> None:
+        self._model_losses = state["model_losses"]
+        self.model_buffer.load_state(state["model_buffer"], Transitions if self.own_encoder is None else Segments)

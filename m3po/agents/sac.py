@@ -1,0 +1,219 @@
+"""Soft actor-critic: the three losses as functions of everything they need, and the update that applies them."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from m3po.config import Config
+from m3po.data.types import Segments, Transitions
+from m3po.networks.context_encoder import ContextEncoder
+from m3po.networks.policy import GaussianPolicy, squashed_sample
+from m3po.networks.stacked import StackedMLP
+
+
+def critic_values(critics: StackedMLP, features: Tensor, action: Tensor) -> Tensor:
+    """Q_i(h, a) of both critics. Shapes [N, F], [N, A] -> [2, N]."""
+    return critics(torch.cat([features, action], dim=1)).squeeze(-1)
+
+
+@torch.no_grad()
+def soft_target(
+    batch: Transitions,
+    policy: GaussianPolicy,
+    target_critics: StackedMLP,
+    temperature: Tensor,
+    discount: float,
+    noise: Tensor,
+) -> Tensor:
+    """y = r + gamma * not_terminal * (min_i Qbar_i(h', a') - temperature * log pi(a'|h')), a' ~ pi. Shape [N]."""
+    mean, log_std = policy(batch.next_features)
+    action, log_density = squashed_sample(mean, log_std, noise)
+    value = critic_values(target_critics, batch.next_features, action).min(dim=0).values - temperature * log_density
+    return batch.reward + discount * batch.not_terminal * value
+
+
+def critic_loss(critics: StackedMLP, batch: Transitions, target: Tensor) -> Tensor:
+    """sum_i mean_n (Q_i(h_n, a_n) - y_n)^2 / 2. Scalar."""
+    return 0.5 * ((critic_values(critics, batch.features, batch.action) - target) ** 2).mean(dim=1).sum()
+
+
+def policy_loss(
+    policy: GaussianPolicy, critics: StackedMLP, features: Tensor, temperature: Tensor, noise: Tensor
+) -> tuple[Tensor, Tensor]:
+    """mean_n [temperature * log pi(a_n|h_n) - min_i Q_i(h_n, a_n)], a_n ~ pi reparametrised; and detached mean log pi.
+
+    This is the paper's E[D_KL(pi || exp(Q - V))] up to a constant and the factor temperature.
+    """
+    mean, log_std = policy(features)
+    action, log_density = squashed_sample(mean, log_std, noise)
+    value = critic_values(critics, features, action).min(dim=0).values
+    return (temperature * log_density - value).mean(), log_density.detach().mean()
+
+
+def temperature_loss(log_temperature: Tensor, mean_log_density: Tensor, target_entropy: float) -> Tensor:
+    """-log temperature * (mean log pi + target entropy): raises the temperature while the entropy is too low."""
+    return -log_temperature * (mean_log_density + target_entropy)
+
+
+@dataclass(frozen=True)
+class SoftActorCriticSettings:
+    """What one update needs besides networks and data.
+
+    Attributes:
+        discount: gamma in [0, 1).
+        target_rate: step of the target critics towards the critics, in (0, 1].
+        target_entropy: in nats; None keeps the temperature fixed.
+        learning_rate: of Adam, for policy, critics, temperature and an encoder trained by the critics.
+        capturable: keep step counts and learning rates on the (CUDA) device, so that a graph can hold an update.
+    """
+
+    discount: float
+    target_rate: float
+    target_entropy: float | None
+    learning_rate: float
+    capturable: bool = False
+
+
+def agent_settings(config: Config, action_size: int) -> tuple[float, SoftActorCriticSettings]:
+    """The target entropy (or what it would be), and the settings that a run's configuration asks for."""
+    target_entropy = -float(action_size) if config.target_entropy is None else config.target_entropy
+    tuned = target_entropy if config.temperature_tuning == "automatic" else None
+    return target_entropy, SoftActorCriticSettings(
+        config.discount, config.target_rate, tuned, config.learning_rate, capturable=config.cuda_graphs
+    )
+
+
+def agent_networks(
+    config: Config, feature_size: int, action_size: int, device: torch.device, *, gated: bool
+) -> tuple[GaussianPolicy, StackedMLP]:
+    """Policy and twin critics on encoded histories, in the sizes that a run's configuration asks for."""
+    policy = GaussianPolicy(feature_size, action_size, config.width, config.layers, gated=gated)
+    critics = StackedMLP(2, feature_size + action_size, config.width, config.layers, 1, gated=gated)
+    return policy.to(device), critics.to(device)
+
+
+class SoftActorCritic:
+    """Policy, twin critics, their targets, temperature, and their optimisers.
+
+    Args:
+        encoder: trained by the critics' loss on batches of Segments; None when batches come encoded (Transitions).
+            Policy and target critics use it as it is: one encoding per window serves them all.
+    """
+
+    def __init__(
+        self,
+        policy: GaussianPolicy,
+        critics: StackedMLP,
+        settings: SoftActorCriticSettings,
+        initial_temperature: float,
+        encoder: ContextEncoder | None = None,
+    ) -> None:
+        device = next(policy.parameters()).device
+        self.policy = policy
+        self.critics = critics
+        self.encoder = encoder
+        self.target_critics = copy.deepcopy(critics).requires_grad_(False)
+        self.log_temperature = torch.full((), initial_temperature, device=device).log().requires_grad_()
+        self.settings = settings
+        encoded_by = [] if encoder is None else list(encoder.parameters())
+        # Adam treats every element on its own, so one optimiser serves policy and temperature.
+        self.policy_optimiser = self._adam([*policy.parameters(), self.log_temperature])
+        self.critic_optimiser = self._adam([*critics.parameters(), *encoded_by])
+
+    def _adam(self, parameters: list[Tensor]) -> torch.optim.Adam:
+        rate, capturable = self.settings.learning_rate, self.settings.capturable
+        rates = torch.tensor(rate, device=parameters[0].device) if capturable else rate
+        return torch.optim.Adam(parameters, lr=rates, fused=True, capturable=capturable)
+
+    def update(self, batch: Any, generator: torch.Generator) -> dict[str, Tensor]:
+        """One gradient step of critics, policy and temperature; returns detached scalars by name.
+
+        ``batch`` is whatever ``encoded`` takes.
+
+        Raises:
+            ValueError: when the batch is not encoded and there is no encoder.
+        """
+        settings = self.settings
+        batch, penalties = self.encoded(batch, generator)
+        temperature = self.log_temperature.detach().exp()
+        noise = torch.randn(2, *batch.action.shape, generator=generator, device=batch.action.device)
+
+        target = soft_target(batch, self.policy, self.target_critics, temperature, settings.discount, noise[0])
+        loss_q = critic_loss(self.critics, batch, target)
+        self.critic_optimiser.zero_grad()
+        sum(penalties.values(), start=loss_q).backward()
+        self.critic_optimiser.step()
+
+        self.critics.requires_grad_(False)
+        loss_pi, mean_log_density = policy_loss(
+            self.policy, self.critics, batch.features.detach(), temperature, noise[1]
+        )
+        self.policy_optimiser.zero_grad()
+        if settings.target_entropy is None:
+            loss_pi.backward()
+        else:
+            (loss_pi + temperature_loss(self.log_temperature, mean_log_density, settings.target_entropy)).backward()
+        self.policy_optimiser.step()
+        self.critics.requires_grad_(True)
+
+        with torch.no_grad():
+            torch._foreach_lerp_(
+                list(self.target_critics.parameters()), list(self.critics.parameters()), settings.target_rate
+            )
+        return {
+            "critic_loss": loss_q.detach(),
+            "policy_loss": loss_pi.detach(),
+            "q_mean": target.mean(),
+            "entropy": -mean_log_density,
+            "temperature": temperature,
+            **{name: penalty.detach() for name, penalty in penalties.items()},
+        }
+
+    def encoded(self, batch: Any, generator: torch.Generator) -> tuple[Transitions, dict[str, Tensor]]:
+        """The batch as the networks read it, and what the encoder pays for it beside the critics' loss, by name."""
+        if isinstance(batch, Transitions):
+            return batch, {}
+        assert isinstance(batch, Segments)
+        if self.encoder is None:
+            raise ValueError("a batch of Segments needs a soft actor-critic with an encoder")
+        return self.encoder.transitions(batch), {}
+
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """Of all optimisers, from now on."""
+        for optimiser in self.optimisers().values():
+            for group in optimiser.param_groups:
+                if isinstance(group["lr"], Tensor):
+                    group["lr"].fill_(learning_rate)
+                else:
+                    group["lr"] = learning_rate
+
+    def modules(self) -> dict[str, nn.Module]:
+        """What a checkpoint stores of the networks."""
+        encoder = {} if self.encoder is None else {"encoder": self.encoder}
+        return {"policy": self.policy, "critics": self.critics, "target_critics": self.target_critics, **encoder}
+
+    def optimisers(self) -> dict[str, torch.optim.Optimizer]:
+        """What a checkpoint stores of the optimisers."""
+        return {"policy": self.policy_optimiser, "critics": self.critic_optimiser}
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint stores, as tensors and plain values."""
+        return {
+            "networks": {name: module.state_dict() for name, module in self.modules().items()},
+            "optimisers": {name: optimiser.state_dict() for name, optimiser in self.optimisers().items()},
+            "log_temperature": self.log_temperature.detach(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Inverse of ``state``; other entries are left alone."""
+        for name, module in self.modules().items():
+            module.load_state_dict(state["networks"][name])
+        for name, optimiser in self.optimisers().items():
+            optimiser.load_state_dict(state["optimisers"][name])
+        with torch.no_grad():
+            self.log_temperature.copy_(state["log_temperature"])

@@ -1,0 +1,1 @@
+"""The arrays that travel between modules, and the buffers that keep them."""

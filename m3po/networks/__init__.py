@@ -1,0 +1,1 @@
+"""Networks: stacked layers, the recurrent scan, the context encoder, the model, the policy."""

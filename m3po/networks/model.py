@@ -1,0 +1,157 @@
+"""The meta-model p_theta(r_t, o_{t+1} | a_t, h_{L:t}): a bootstrap ensemble of Gaussians on a shared encoder."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from m3po.networks.context_encoder import ContextEncoder, Normaliser
+from m3po.networks.stacked import StackedMLP
+
+
+def widened_range(outcomes: Tensor) -> Tensor:
+    """Lowest and highest of each column of [N, O + 1], moved outwards by their distance. Shape [2, O + 1]."""
+    low, high = outcomes.min(dim=0).values, outcomes.max(dim=0).values
+    return torch.stack([low - (high - low), high + (high - low)])
+
+
+def _mixture_log_density(target: Tensor, mean: Tensor, log_variance: Tensor, std: Tensor) -> Tensor:
+    """log (1/E) sum_b prod_j N(y_j; mu_bj, sigma_bj^2) / std_j. Shapes [N, O], [E, N, O] twice, [O] -> [N]."""
+    squares = (target - mean) ** 2 * torch.exp(-log_variance)
+    log_densities = -0.5 * (squares + log_variance + math.log(2 * math.pi)) - std.log()
+    return torch.logsumexp(log_densities.sum(dim=-1), dim=0) - math.log(len(mean))
+
+
+class EnsembleModel(nn.Module):
+    """p_theta(r, o' | a, h) = (1/E) sum_{b elite} N((o' - o, r); mu_b(a, h), diag sigma_b(a, h)^2), in normalised units
+    inside.
+
+    All B members are trained; the model, its samples and its density, is the mixture of the E elites.
+
+    Args:
+        encoder: h -> features; trained with the model.
+        members: B.
+        width, layers: of each member's head.
+        elites: E, 1..B; all when None.
+
+    Attributes:
+        elite: [E] int64, which members make up the model; the first E until ``choose_elites``.
+
+    Raises:
+        ValueError: when ``members`` < 1 or ``elites`` is not in 1..members.
+    """
+
+    def __init__(
+        self,
+        encoder: ContextEncoder,
+        action_size: int,
+        members: int,
+        width: int,
+        layers: int,
+        elites: int | None = None,
+    ) -> None:
+        super().__init__()
+        if members < 1:
+            raise ValueError(f"ensemble_size must be >= 1, got {members}")
+        if elites is not None and not 1 <= elites <= members:
+            raise ValueError(f"elites must be in 1..{members}, got {elites}")
+        self.register_buffer("elite", torch.arange(members if elites is None else elites))
+        self.elite: Tensor
+        self.encoder = encoder
+        self.members = members
+        observation_size = len(encoder.observation_normaliser.mean)
+        self.target_normaliser = Normaliser(observation_size + 1)
+        # Where samples of (o', r) are kept; everywhere until ``fit_reach``.
+        self.register_buffer("reach_low", torch.full((observation_size + 1,), -torch.inf))
+        self.register_buffer("reach_high", torch.full((observation_size + 1,), torch.inf))
+        self.reach_low: Tensor
+        self.reach_high: Tensor
+        self.heads = StackedMLP(members, encoder.feature_size + action_size, width, layers, 2 * (observation_size + 1))
+        # Bounds of the log variance are learned, as in PETS: a head far from data falls back to the largest seen.
+        self.log_variance_high = nn.Parameter(torch.full((observation_size + 1,), 0.5))
+        self.log_variance_low = nn.Parameter(torch.full((observation_size + 1,), -8.0))
+
+    def fit_reach(self, outcomes: Tensor) -> None:
+        """Keep samples of (o', r) within the range of ``outcomes`` [N, O + 1], widened by its width on either side."""
+        low, high = widened_range(outcomes)
+        self.reach_low.copy_(low)
+        self.reach_high.copy_(high)
+
+    def choose_elites(self, losses: Tensor) -> None:
+        """Make the members with the smallest ``losses`` [B] the elites; equal losses go by number."""
+        best = torch.argsort(losses, stable=True)[: len(self.elite)]
+        self.elite.copy_(best.sort().values)
+
+    def normalised_moments(self, features: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log variance of each member's (o' - o, r), normalised. [N, F], [N, A] -> two [B, N, O + 1]."""
+        mean, log_variance = self.heads(torch.cat([features, action], dim=1)).chunk(2, dim=-1)
+        log_variance = self.log_variance_high - nn.functional.softplus(self.log_variance_high - log_variance)
+        log_variance = self.log_variance_low + nn.functional.softplus(log_variance - self.log_variance_low)
+        return mean, log_variance
+
+    def elite_moments(self, features: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """``normalised_moments`` of the elites only. Shapes [N, F], [N, A] -> two [E, N, O + 1]."""
+        mean, log_variance = self.normalised_moments(features, action)
+        if len(self.elite) == self.members:
+            return mean, log_variance
+        return mean[self.elite], log_variance[self.elite]
+
+    def member_losses(self, features: Tensor, action: Tensor, target: Tensor) -> Tensor:
+        """Negative log likelihood in nats (up to a constant), per member and sample.
+
+        0.5 sum_j [ (y_j - mu_j)^2 / sigma_j^2 + log sigma_j^2 ], y = normalised (o' - o, r).
+        Shapes [N, F], [N, A], [N, O + 1] -> [B, N].
+        """
+        mean, log_variance = self.normalised_moments(features, action)
+        residual = self.target_normaliser(target) - mean
+        return 0.5 * (residual**2 * torch.exp(-log_variance) + log_variance).sum(dim=-1)
+
+    def observation_log_density(
+        self,
+        features: Tensor,
+        observation: Tensor,
+        action: Tensor,
+        next_observation: Tensor,
+        change: Tensor | None = None,
+    ) -> Tensor:
+        """log (1/E) sum_{b elite} N(o'; ...), in nats and in the environment's units: what rollouts sample from.
+
+        ``change`` [N, O] is o' - o where it is known better than from float32 observations.
+        Shapes [N, F], [N, O], [N, A], [N, O] -> [N].
+        """
+        size = observation.shape[1]
+        mean, log_variance = (each[..., :size] for each in self.elite_moments(features, action))
+        std = self.target_normaliser.std[:size]
+        target = (next_observation - observation if change is None else change) - self.target_normaliser.mean[:size]
+        result = _mixture_log_density(target / std, mean, log_variance, std)
+        if not torch.isfinite(result).all():  # a square beyond float32
+            result = _mixture_log_density(target.double() / std, mean.double(), log_variance, std)
+        return result
+
+    def sample(
+        self, features: Tensor, observation: Tensor, action: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Draw an elite member per row, then (o', r) from it. Shapes [N, F], [N, O], [N, A] -> [N, O], [N].
+
+        Both are kept within reach of what was seen (``fit_reach``): one rollout that runs away from a poor model
+        teaches the critics values that they do not recover from. Where real outcomes never leave that reach, this
+        cannot increase the model's total variation from the truth.
+        """
+        mean, log_variance = self.elite_moments(features, action)
+        count, device = len(features), features.device
+        member = torch.randint(len(mean), (count,), generator=generator, device=device)
+        rows = torch.arange(count, device=device)
+        noise = torch.randn(count, mean.shape[-1], generator=generator, device=device)
+        drawn = mean[member, rows] + torch.exp(0.5 * log_variance[member, rows]) * noise
+        drawn = drawn * self.target_normaliser.std + self.target_normaliser.mean
+        outcome = torch.cat([observation + drawn[:, :-1], drawn[:, -1:]], dim=1)
+        outcome = outcome.clamp(self.reach_low, self.reach_high)
+        return outcome[:, :-1], outcome[:, -1]
+
+    def expected_reward(self, features: Tensor, action: Tensor, low: float, high: float) -> Tensor:
+        """r_theta(h, a) = (1/E) sum_{b elite} clip(mu_b^r(h, a), low, high). Shapes [N, F], [N, A] -> [N]."""
+        mean, _ = self.elite_moments(features, action)
+        rewards = mean[..., -1] * self.target_normaliser.std[-1] + self.target_normaliser.mean[-1]
+        return rewards.clamp(low, high).mean(dim=0)

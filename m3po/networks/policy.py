@@ -1,0 +1,110 @@
+"""The meta-policy pi_phi(a_t | h_{L:t}): a tanh-squashed diagonal Gaussian on the encoded history."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from m3po.data.types import Windows
+from m3po.networks.context_encoder import ContextEncoder
+from m3po.networks.stacked import StackedMLP
+
+LOG_STD_LOW, LOG_STD_HIGH = -5.0, 1.0
+
+
+class GaussianPolicy(nn.Module):
+    """features -> mean and log standard deviation of the Gaussian before tanh."""
+
+    def __init__(self, feature_size: int, action_size: int, width: int, layers: int, *, gated: bool = True) -> None:
+        super().__init__()
+        self.network = StackedMLP(1, feature_size, width, layers, 2 * action_size, gated=gated)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """[N, F] -> mean [N, A], log_std [N, A] in [-5, 1]."""
+        mean, log_std = self.network(features)[0].chunk(2, dim=-1)
+        log_std = LOG_STD_LOW + 0.5 * (LOG_STD_HIGH - LOG_STD_LOW) * (torch.tanh(log_std) + 1)
+        return mean, log_std
+
+
+def gaussian_log_density(value: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
+    """log N(u; mean, diag std^2), summed over the last axis, in nats. Shapes [..., A] -> [...]."""
+    standardised = (value - mean) * torch.exp(-log_std)
+    return (-0.5 * standardised**2 - log_std - 0.5 * math.log(2 * math.pi)).sum(dim=-1)
+
+
+def squashed_sample(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """a = tanh(u), u = mean + std * noise, and log pi(a) = log N(u) - sum log(1 - tanh(u)^2).
+
+    The last term is computed as 2 (log 2 - u - softplus(-2u)), which does not lose digits for large |u|.
+    Shapes [N, A] each -> a [N, A], log pi [N].
+    """
+    raw = mean + torch.exp(log_std) * noise
+    log_density = gaussian_log_density(raw, mean, log_std)
+    correction = 2 * (math.log(2) - raw - nn.functional.softplus(-2 * raw))
+    return torch.tanh(raw), log_density - correction.sum(dim=-1)
+
+
+def draw_action(
+    mean: Tensor, log_std: Tensor, generator: torch.Generator, *, deterministic: bool = False
+) -> tuple[Tensor, Tensor]:
+    """a = tanh(u), u ~ N(mean, diag std^2), or u = mean: a in (-1, 1) and u, both [N, A]."""
+    noise = torch.randn(mean.shape, generator=generator, device=mean.device)
+    raw = mean if deterministic else mean + torch.exp(log_std) * noise
+    return torch.tanh(raw), raw
+
+
+class Policy(Protocol):
+    """What acts on truncated histories."""
+
+    @property
+    def history_length(self) -> int:
+        """L of the windows that it reads."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        ...
+
+    def act(
+        self, windows: Windows, generator: torch.Generator, *, deterministic: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """N windows -> action [N, A] in [-1, 1] and the same before its squashing [N, A]."""
+        ...
+
+
+@dataclass(frozen=True)
+class HistoryPolicy:
+    """A policy with everything it needs to act on histories: its encoder and its network."""
+
+    encoder: ContextEncoder
+    network: GaussianPolicy
+
+    @property
+    def history_length(self) -> int:
+        return self.encoder.history_length
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+    def snapshot(self) -> HistoryPolicy:
+        """A copy that later training leaves alone."""
+        return HistoryPolicy(copy.deepcopy(self.encoder), copy.deepcopy(self.network))
+
+    @torch.no_grad()
+    def distribution(self, windows: Windows) -> tuple[Tensor, Tensor]:
+        """N windows -> mean [N, A] and log_std [N, A] of the Gaussian before tanh."""
+        return self.network(self.encoder(windows))
+
+    @torch.no_grad()
+    def act(
+        self, windows: Windows, generator: torch.Generator, *, deterministic: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """N windows -> action [N, A] in (-1, 1) and the same before tanh [N, A]; ``deterministic`` takes the mean."""
+        return draw_action(*self.distribution(windows), generator, deterministic=deterministic)

@@ -1,0 +1,1 @@
+"""A run on disk and in the terminal: directory, files, interruption, health, stopwatch."""

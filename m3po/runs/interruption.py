@@ -1,0 +1,85 @@
+"""Ctrl-C, SIGTERM and SIGHUP as a polite request: finish the step under way, write a checkpoint, stop."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+from m3po.runs.terminal import messages
+
+_COMMANDS = ("m3po", "analysis", "paper_figures")
+
+
+def end_quietly_while_importing() -> None:
+    """Where a package here is the start of ``python -m``: Ctrl-C is one line also in the seconds of the imports.
+
+    ``KeyboardInterrupt`` comes back with ``command_line.run``.
+    """
+    words = sys.orig_argv
+    module = words[words.index("-m") + 1] if "-m" in words[:-1] else ""
+    # "-m" is the first word only while Python looks for the module.
+    importing = sys.argv[:1] == ["-m"] and module.partition(".")[0] in _COMMANDS
+    if importing and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _end)
+
+
+def imports_are_over() -> None:
+    """Ctrl-C raises ``KeyboardInterrupt`` again."""
+    if signal.getsignal(signal.SIGINT) is _end:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    with contextlib.suppress(OSError):
+        os.write(2, b"interrupted\n")
+    os._exit(128 + number)
+
+
+class Stopped(KeyboardInterrupt):
+    """The training stopped because it was asked to, after writing a checkpoint.
+
+    Attributes:
+        exit_code: 128 + the signal's number, as a shell reports it.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.exit_code = 128 + number
+
+
+class StopRequest:
+    """While entered, remembers the first SIGINT, SIGTERM or SIGHUP; a second one interrupts at once, unless it is
+    SIGHUP: a terminal that closes sends several.
+
+    Attributes:
+        number: of the signal that asked to stop, None until then.
+    """
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.number is None:
+            self.number = number
+            print("\nstopping after this step; once more to stop at once", file=messages(), flush=True)
+        elif number != signal.SIGHUP:
+            raise KeyboardInterrupt
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():  # only there may handlers be set
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                    self._previous[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)

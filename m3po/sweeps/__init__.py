@@ -1,0 +1,1 @@
+"""Grids of runs, their workers, and the Ray cluster that they run on."""

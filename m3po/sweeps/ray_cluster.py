@@ -1,0 +1,216 @@
+"""Runs as Ray tasks that survive the loss of workers and nodes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from m3po.runs.interruption import StopRequest
+from m3po.sweeps.display import Display
+from m3po.sweeps.grid import GridRun
+from m3po.sweeps.settings import SweepConfig
+from m3po.sweeps.tracks import Lost, Track
+from m3po.sweeps.worker import Outcome, Progress, RunState, TaskReport, survey, train_run
+
+_POLL = 0.5  # seconds between two looks at the board
+
+_PATIENCE = 10.0  # seconds for trainings of an earlier, killed sweep to die
+
+
+class Cluster(Protocol):
+    """What the sweep needs of Ray."""
+
+    def submit(self, run: GridRun, attempt: int) -> Any:
+        """Start a task of ``train_run``; its handle."""
+
+    def wait(self, tasks: Sequence[Any], timeout: float) -> list[Any]:
+        """Those of the tasks that have ended, after at most ``timeout`` seconds."""
+
+    def collect(self, task: Any) -> Outcome | Lost:
+        """How an ended task ended."""
+
+    def cancel(self, task: Any) -> None:
+        """Ask a task to stop after its step, with a checkpoint."""
+
+    def look(self, current: Mapping[str, int]) -> Mapping[str, tuple[TaskReport, float]] | None:
+        """``Progress.look``; None when the board cannot be reached at the moment."""
+
+
+def import_ray() -> Any:
+    """Ray, which is an extra.
+
+    Raises:
+        ValueError: when it is not installed.
+    """
+    # Of a local Ray; a cluster's head decides for itself. Trainings get the priority that one started by hand has.
+    for name in ("RAY_USAGE_STATS_ENABLED", "RAY_worker_niceness"):
+        os.environ.setdefault(name, "0")
+    try:
+        import ray
+    except ImportError as error:
+        raise ValueError("a sweep needs ray: pip install -e '.[cluster]'") from error
+    return ray
+
+
+class RayCluster:
+    """``Cluster`` on Ray: connects on construction; ``close`` when done.
+
+    Attributes:
+        directory_id: see ``sweep_worker.directory_id``; to be set before the first task.
+
+    Raises:
+        ConnectionError: when there is no cluster at the address.
+    """
+
+    def __init__(self, config: SweepConfig, ray: Any) -> None:
+        self._ray, self._config, self.directory_id = ray, config, ""
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+        if config.address == "local":
+            options |= {"include_dashboard": False, "num_cpus": config.cpus, "object_store_memory": 100 * 2**20}
+        ray.init(address=config.address, **options)
+        # The head is the one node without which nothing goes on anyway.
+        self._on_head = {"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}}
+        self._board = ray.remote(Progress).options(max_restarts=-1, max_task_retries=-1, **self._on_head).remote()
+        # Ray's own retries would start at once, while a node that is only cut off may still be writing. One task per
+        # process: nothing of one run, such as its memory, is left to the next.
+        self._train = ray.remote(max_calls=1, max_retries=0)(train_run)
+
+    def survey(self, runs: Sequence[GridRun]) -> tuple[str, list[RunState]]:
+        """``sweep_worker.survey`` on the cluster, whose files this process may not see."""
+        task = self._ray.remote(survey).options(max_retries=0, **self._on_head)
+        try:
+            surveyed: tuple[str, list[RunState]] = self._ray.get(
+                task.remote(runs, self._config.directory, patience=_PATIENCE)
+            )
+        except self._ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, ValueError):
+                raise error.cause from None
+            first = str(error.cause).splitlines()[0]
+            raise ValueError(f"the cluster cannot look at {self._config.directory}: {first}") from error
+        return surveyed
+
+    def unmet(self, runs: Sequence[GridRun]) -> list[GridRun]:
+        """The runs that want more CPUs or GPUs than any node has now."""
+        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        return [
+            each
+            for each in runs
+            if not any(node.get("CPU", 0) >= each.cpus and node.get("GPU", 0) >= each.gpus for node in nodes)
+        ]
+
+    def submit(self, run: GridRun, attempt: int) -> Any:
+        task = self._train.options(num_cpus=run.cpus, num_gpus=run.gpus, name=f"{run.name}#{attempt}")
+        silence = self._config.silence
+        return task.remote(
+            run,
+            attempt,
+            self._board,
+            self._config.directory,
+            self.directory_id,
+            beat=min(silence / 6, 5.0),
+            silence=silence,
+            command=sys.argv,
+        )
+
+    def wait(self, tasks: Sequence[Any], timeout: float) -> list[Any]:
+        if not tasks:
+            time.sleep(timeout)
+            return []
+        ended, _ = self._ray.wait(list(tasks), num_returns=len(tasks), timeout=timeout, fetch_local=False)
+        return list(ended)
+
+    def collect(self, task: Any) -> Outcome | Lost:
+        errors = self._ray.exceptions
+        try:
+            outcome: Outcome = self._ray.get(task)
+        except errors.TaskCancelledError:
+            return Outcome("stopped", {})
+        except errors.RayTaskError as error:  # a mistake in the code: once more would not help
+            print(error, file=sys.stderr)
+            return Outcome("failed", {}, f"{type(error.cause).__name__}: {error.cause}")
+        except (errors.TaskUnschedulableError, errors.RuntimeEnvSetupError) as error:
+            return Outcome("failed", {}, " ".join(str(error).split()))
+        except errors.RayError as error:
+            surely = isinstance(error, (errors.WorkerCrashedError, errors.OutOfMemoryError))
+            return Lost(type(error).__name__, surely)
+        return outcome
+
+    def cancel(self, task: Any) -> None:
+        self._ray.cancel(task, force=False)
+
+    def look(self, current: Mapping[str, int]) -> Mapping[str, tuple[TaskReport, float]] | None:
+        try:
+            reports: Mapping[str, tuple[TaskReport, float]] = self._ray.get(
+                self._board.look.remote(current), timeout=10
+            )
+        except (self._ray.exceptions.RayError, self._ray.exceptions.GetTimeoutError):
+            return None
+        return reports
+
+    def close(self) -> None:
+        self._ray.shutdown()
+
+
+def drive(tracks: Sequence[Track], cluster: Cluster, stop: StopRequest, display: Display, *, silence: float) -> None:
+    """Bring every waiting run to its end.
+
+    A run whose worker has ended for sure is taken up at once, and one whose node is lost when its last word is
+    ``silence`` seconds old. It fails when it was lost more than ``run.retries`` times in a row without a new
+    checkpoint. After Ctrl-C or SIGTERM nothing new is started.
+    """
+    tasks: dict[Any, Track] = {}
+    stopping = False
+    while not all(track.ended for track in tracks):
+        # A new attempt is told to the board before its task exists: from then on the one before is not wanted.
+        reports = _look(tracks, cluster)
+        if stop.number is not None and not stopping:
+            stopping = True
+            display.say(f"{len(tasks)} runs are asked to stop; those under way write a checkpoint first")
+            for task in tasks:
+                cluster.cancel(task)
+        under_way = {track.run.name for track in tasks.values()}
+        for track in tracks:
+            if track.run.name in under_way:
+                if track.report is not None and track.report.attempt == track.attempt:
+                    track.state, track.message = "running", ""
+            elif stopping and not track.ended:
+                track.state = "stopped"
+            elif track.state == "waiting" and reports is not None:
+                tasks[cluster.submit(track.run, track.attempt)] = track
+            elif track.state == "lost" and reports is not None:
+                _, quiet = reports.get(track.run.name, (None, silence))
+                if track.surely_dead or quiet >= silence:
+                    track.state, track.attempt = "waiting", track.attempt + 1
+        ended = cluster.wait(list(tasks), _POLL)
+        if ended:
+            _look(tracks, cluster)  # the last words of those that have ended
+        for task in ended:
+            _end(tasks.pop(task), cluster.collect(task))
+        display.show()
+
+
+def _look(tracks: Sequence[Track], cluster: Cluster) -> Mapping[str, tuple[TaskReport, float]] | None:
+    """What the board knows, which is put into the tracks too."""
+    reports = cluster.look({track.run.name: track.attempt for track in tracks if not track.ended})
+    for track in tracks:
+        if reports is not None and track.run.name in reports:
+            track.report, _ = reports[track.run.name]
+    return reports
+
+
+def _end(track: Track, outcome: Outcome | Lost) -> None:
+    if isinstance(outcome, Outcome):
+        track.state, track.row, track.message = outcome.state, outcome.row or track.row, outcome.message
+        track.cpu_seconds_per_step = outcome.cpu_seconds_per_step
+        return
+    saved = 0 if track.report is None else track.report.saved
+    track.futile = track.futile + 1 if saved == track.saved_at_loss else 1
+    track.saved_at_loss = saved
+    track.state, track.message, track.surely_dead = "lost", outcome.reason, outcome.surely
+    if track.futile > track.run.retries:
+        track.state = "failed"
+        track.message = f"lost {track.futile} times in a row without a new checkpoint; the last time {outcome.reason}"

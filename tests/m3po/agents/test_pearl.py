@@ -1,0 +1,256 @@
+"""PEARL's core against direct computations, and its training from end to end."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import integrate, stats
+from torch import Tensor
+
+from m3po.agents.pearl import (
+    Chunks,
+    LatentActorCritic,
+    LatentEncoder,
+    LatentPolicy,
+    Pearl,
+    divergence_from_prior,
+    product_of_gaussians,
+)
+from m3po.agents.sac import SoftActorCriticSettings
+from m3po.config import Config
+from m3po.networks.policy import GaussianPolicy
+from m3po.networks.stacked import StackedMLP
+from m3po.train import train
+from tests.m3po.small import ACTION, OBSERVATION, episodes_of, filled_buffer, random_windows
+
+LIMIT, LATENT = 3, 2
+
+
+def encoder(seed: int = 0) -> LatentEncoder:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        built = LatentEncoder(OBSERVATION, ACTION, LIMIT, LATENT, 8, 1)
+        built.fit(2 * torch.randn(50, 2 * OBSERVATION + ACTION) + 0.5)
+    return built
+
+
+def agent(kl_weight: float = 0.1, seed: int = 1) -> LatentActorCritic:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        built = encoder()
+        network = GaussianPolicy(built.feature_size, ACTION, 8, 1)
+        critics = StackedMLP(2, built.feature_size + ACTION, 8, 1, 1)
+        settings = SoftActorCriticSettings(0.9, 0.05, -2.0, 1e-2)
+        return LatentActorCritic(network, critics, settings, 0.2, built, kl_weight)
+
+
+def test_the_product_of_gaussians_is_the_normalised_product_of_densities() -> None:
+    generator = torch.Generator().manual_seed(0)
+    mean = torch.randn(4, 5, 1, generator=generator, dtype=torch.float64)
+    variance = 0.2 + torch.rand(4, 5, 1, generator=generator, dtype=torch.float64)
+    used = torch.tensor([[1, 1, 1, 1, 1], [0, 0, 1, 1, 1], [0, 0, 0, 0, 1], [0, 1, 0, 1, 0]], dtype=torch.bool)
+    product_mean, product_variance = product_of_gaussians(mean, variance, used)
+    grid = np.linspace(-8, 8, 20001)
+    for row in range(4):
+        density = np.ones_like(grid)
+        for place in range(5):
+            if used[row, place]:
+                density *= stats.norm.pdf(grid, mean[row, place, 0], math.sqrt(variance[row, place, 0]))
+        density /= integrate.simpson(density, x=grid)
+        first = integrate.simpson(grid * density, x=grid)
+        second = integrate.simpson((grid - first) ** 2 * density, x=grid)
+        assert product_mean[row, 0].item() == pytest.approx(first, abs=1e-9)
+        assert product_variance[row, 0].item() == pytest.approx(second, abs=1e-9)
+
+
+def test_without_a_factor_the_product_is_the_prior() -> None:
+    mean, variance = torch.full((2, 3, 2), 7.0), torch.full((2, 3, 2), 0.1)
+    used = torch.tensor([[False, False, False], [False, False, True]])
+    product_mean, product_variance = product_of_gaussians(mean, variance, used)
+    torch.testing.assert_close(product_mean, torch.tensor([[0.0, 0.0], [7.0, 7.0]]))
+    torch.testing.assert_close(product_variance, torch.tensor([[1.0, 1.0], [0.1, 0.1]]))
+
+
+def test_the_divergence_from_the_prior_is_its_integral() -> None:
+    mean, variance = torch.tensor([[0.7, -1.2]]), torch.tensor([[0.3, 2.0]])
+    expected = 0.0
+    for m, v in zip(mean[0].tolist(), variance[0].tolist(), strict=True):
+        q = stats.norm(m, math.sqrt(v))
+        expected += integrate.quad(lambda z, q=q: q.pdf(z) * (q.logpdf(z) - stats.norm.logpdf(z)), -12, 12)[0]
+    assert divergence_from_prior(mean, variance).item() == pytest.approx(expected, abs=1e-6)
+    assert divergence_from_prior(torch.zeros(1, 3), torch.ones(1, 3)).item() == 0.0
+
+
+def direct_posterior(built: LatentEncoder, tokens: list[list[float]]) -> tuple[Tensor, Tensor]:
+    """Factor by factor, in a loop."""
+    precision, weighted = torch.zeros(LATENT), torch.zeros(LATENT)
+    for token in tokens:
+        normalised = built.token_normaliser(torch.tensor(token))
+        mean, raw = built.factors(normalised[None])[0, 0].chunk(2)
+        variance = torch.log1p(torch.exp(raw))
+        precision, weighted = precision + 1 / variance, weighted + mean / variance
+    if not tokens:
+        return torch.zeros(LATENT), torch.ones(LATENT)
+    return weighted / precision, 1 / precision
+
+
+def test_every_step_of_a_chunk_has_the_posterior_of_its_own_history() -> None:
+    episodes = episodes_of([1, 6, 9], seed=3)
+    buffer = filled_buffer(episodes, LIMIT)
+    built = encoder()
+    chunks = Chunks.drawn(buffer, 60, torch.Generator().manual_seed(0))
+    mean, variance = built.posteriors(chunks)
+    places = [(episode, t) for episode in range(3) for t in range(len(episodes[episode].rewards))]
+    seen = set()
+    for n, j in chunks.used.nonzero().tolist():
+        reward = chunks.reward[n, j].item()
+        ((episode, t),) = [p for p in places if episodes[p[0]].rewards[p[1]] == pytest.approx(reward, abs=1e-7)]
+        tokens, observation = episodes[episode].window(t, LIMIT)
+        expected_mean, expected_variance = direct_posterior(built, tokens)
+        torch.testing.assert_close(mean[n, j], expected_mean, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(variance[n, j], expected_variance, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(chunks.tokens[n, LIMIT + j, :OBSERVATION], torch.tensor(observation))
+        seen.add((episode, t))
+    assert seen == set(places)
+
+
+def test_the_window_of_a_step_gives_the_same_posterior_when_acting() -> None:
+    built = encoder()
+    windows = random_windows(20, LIMIT)
+    mean, variance = built.posterior(windows.tokens, windows.lengths)
+    for row in range(20):
+        length = int(windows.lengths[row])
+        expected = direct_posterior(built, windows.tokens[row, LIMIT - length :].tolist())
+        torch.testing.assert_close(mean[row], expected[0], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(variance[row], expected[1], atol=1e-5, rtol=1e-5)
+
+
+def test_all_real_steps_are_drawn_equally_often() -> None:
+    buffer = filled_buffer(episodes_of([3, 10, 4], seed=5), LIMIT)
+    chunks = Chunks.drawn(buffer, 6000, torch.Generator().manual_seed(0))
+    # Five chunks, of 3, 4 + 4 + 2 and 4 steps: each is drawn 1,200 times on average, standard deviation 31.
+    rewards = chunks.reward[chunks.used]
+    counts = torch.stack([(rewards == value).sum() for value in buffer.rewards[: buffer.size]])
+    assert (counts - 1200).abs().max() < 5 * 31
+
+
+def test_a_terminated_step_and_only_it_is_terminal() -> None:
+    buffer = filled_buffer(episodes_of([6], seed=2), LIMIT)
+    buffer.terminated[5] = True
+    chunks = Chunks.drawn(buffer, 40, torch.Generator().manual_seed(0))
+    ended = chunks.reward == buffer.rewards[5]
+    assert ended[chunks.used].any()
+    torch.testing.assert_close(chunks.not_terminal[chunks.used], (~ended)[chunks.used].float())
+
+
+def chunks_of(count: int = 16) -> Chunks:
+    return Chunks.drawn(filled_buffer(episodes_of([9, 8], seed=4), LIMIT), count, torch.Generator().manual_seed(0))
+
+
+def test_both_ends_of_a_transition_share_z_and_only_the_first_teaches_the_encoder() -> None:
+    built = agent()
+    chunks = chunks_of()
+    batch, _ = built.encoded(chunks, torch.Generator().manual_seed(1))
+    latent, following = batch.features[:, OBSERVATION:], batch.next_features[:, OBSERVATION:]
+    torch.testing.assert_close(latent, following, rtol=0, atol=0)
+    assert latent.requires_grad
+    assert not following.requires_grad
+    mean, variance = built.latent_encoder.posteriors(chunks)
+    standardised = ((latent - mean[chunks.used]) / variance[chunks.used].sqrt()).detach()
+    assert 0.6 < standardised.std().item() < 1.4
+    step = chunks.tokens[:, LIMIT:][chunks.used]
+    normalise = built.latent_encoder.observation_normaliser
+    torch.testing.assert_close(batch.features[:, :OBSERVATION], normalise(step[:, :OBSERVATION]))
+    after = step[:, :OBSERVATION] + step[:, -OBSERVATION:]
+    torch.testing.assert_close(batch.next_features[:, :OBSERVATION], normalise(after))
+    torch.testing.assert_close(batch.action, step[:, OBSERVATION:-OBSERVATION])
+
+
+def test_an_update_descends_the_critics_loss_plus_the_weighted_divergence() -> None:
+    """The encoder's gradient by autograd of the whole loss, written out."""
+    built, chunks = agent(kl_weight=0.7), chunks_of()
+    noise = torch.Generator().manual_seed(2)
+    batch, penalties = built.encoded(chunks, noise)
+    mean, variance = (values[chunks.used] for values in built.latent_encoder.posteriors(chunks))
+    expected = 0.7 * divergence_from_prior(mean, variance).mean()
+    torch.testing.assert_close(penalties["kl_penalty"], expected)
+    before = {name: value.clone() for name, value in built.latent_encoder.named_parameters()}
+    report = built.update(chunks, torch.Generator().manual_seed(2))
+    assert report["kl_penalty"].item() == pytest.approx(expected.item(), rel=1e-5)
+    assert all(not torch.equal(value, before[name]) for name, value in built.latent_encoder.named_parameters())
+    assert batch.reward.shape == (int(chunks.used.sum()),)
+
+
+def test_the_penalty_alone_drives_the_posterior_to_the_prior() -> None:
+    """With a large weight the divergence falls; with none it does not matter to the update."""
+    heavy, chunks, generator = agent(kl_weight=100.0), chunks_of(), torch.Generator().manual_seed(0)
+    first = heavy.update(chunks, generator)["kl_penalty"]
+    for _ in range(60):
+        last = heavy.update(chunks, generator)["kl_penalty"]
+    assert last < 0.3 * first
+
+
+def test_acting_takes_the_posterior_mean_when_deterministic_and_samples_otherwise() -> None:
+    built = agent()
+    policy = LatentPolicy(built.latent_encoder, built.policy)
+    windows = random_windows(12, LIMIT)
+    latent, variance = policy.encoder.posterior(windows.tokens, windows.lengths)
+    mean, log_std = policy.network(policy.encoder.features(windows.observation, latent))
+    action, raw = policy.act(windows, torch.Generator().manual_seed(0), deterministic=True)
+    torch.testing.assert_close(raw, mean)
+    torch.testing.assert_close(action, torch.tanh(mean))
+    generator = torch.Generator().manual_seed(0)
+    _, sampled = policy.act(windows, generator)
+    generator = torch.Generator().manual_seed(0)
+    drawn = latent + variance.sqrt() * torch.randn(latent.shape, generator=generator)
+    mean, log_std = policy.network(policy.encoder.features(windows.observation, drawn))
+    expected = mean + log_std.exp() * torch.randn(mean.shape, generator=generator)
+    torch.testing.assert_close(sampled, expected)
+
+
+TINY: dict[str, Any] = {
+    "algorithm": "pearl", "total_steps": 260, "initial_random_steps": 100, "epoch_steps": 80, "width": 8, "layers": 1,
+    "history_length": 3, "updates_per_step": 1, "batch_size": 16, "evaluation_episodes": 4, "rollout_interval": 20,
+    "device": "cpu",
+}  # fmt: skip
+
+
+def test_a_training_interrupted_within_an_epoch_is_the_uninterrupted_one(tmp_path: Path) -> None:
+    def run(stop: int | None) -> tuple[list[dict[str, Any]], list[Tensor]]:
+        config = Config(run_dir=tmp_path / "unused", **TINY)
+        training, rows = Pearl(config), []
+        while not training.finished:
+            row = training.advance()
+            if row is not None:
+                rows.append({name: value for name, value in row.items() if not name.endswith("seconds")})
+            if training.steps == stop:
+                saved, training = training.state(), Pearl(config)
+                training.load_state(saved)
+                assert training.resume_episode()
+                stop = None
+        return rows, list(training.agent.policy.parameters())
+
+    rows, weights = run(None)
+    again, same = run(150)
+    assert rows == again
+    assert all(torch.equal(first, second) for first, second in zip(weights, same, strict=True))
+    assert [row["step"] for row in rows] == [180, 260]
+    assert all(math.isfinite(row[name]) for row in rows for name in ("critic_loss", "kl_penalty", "return"))
+
+
+def test_it_runs_behind_the_command_and_learns_nothing_of_a_model(tmp_path: Path) -> None:
+    directory = train(Config(run_dir=tmp_path / "run", **TINY))
+    assert directory.complete
+    last = directory.metrics()[-1]
+    assert {"return", "critic_loss", "kl_penalty", "temperature"} <= set(last)
+    assert not {"eps_m", "model_loss", "nll"} & set(last)
+
+
+def test_a_memoryless_pearl_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--history-length must be >= 1 for pearl"):
+        Pearl(Config(run_dir=tmp_path, **{**TINY, "history_length": 0}))
