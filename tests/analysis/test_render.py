@@ -27,7 +27,7 @@ def has_egl() -> bool:
     """Whether MuJoCo can draw here; asked in another process, for this one may have imported MuJoCo already."""
     program = (
         "import gymnasium as gym, m3po.envs\n"
-        "from analysis.pictures import Photographer, choose_backend\n"
+        "from analysis.drawing.photographer import Photographer, choose_backend\n"
         "choose_backend()\n"
         "environment = gym.make('m3po/HalfCheetahFwdBwd-v0').unwrapped\n"
         "environment.reset(seed=0)\n"

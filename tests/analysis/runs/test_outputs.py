@@ -244,7 +244,7 @@ def test_a_notebooks_backend_does_not_stop_a_command(tmp_path: Path, backend: st
     import sys
 
     done = subprocess.run(
-        [sys.executable, "-c", "import os; from analysis import figure_style; print(os.environ['MPLBACKEND'])"],
+        [sys.executable, "-c", "import os; from analysis.drawing import style; print(os.environ['MPLBACKEND'])"],
         env={**os.environ, "MPLBACKEND": backend}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout.strip()) == (0, backend), done.stderr

@@ -18,7 +18,7 @@ needs_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glib
 # 20 times 40 MB, which is above any threshold glibc picks by itself; prints the page faults of the last 19.
 ROUNDS = """
 import ctypes, resource, sys
-from m3po.allocation import keep_freed_memory
+from m3po.runs.allocation import keep_freed_memory
 if sys.argv[1] == "kept":
     assert keep_freed_memory() is True
 libc = ctypes.CDLL("libc.so.6")
