@@ -36,6 +36,8 @@ def test_home():
 
 def session(folder: Path, *words: str, **sources: str) -> tuple[int, str, str]:
     """Exit code, output and closing line of a run of other tests with this suite's options and conftest."""
+    # With CI set pytest cuts no line of its summary, and every reason is printed twice.
+    surroundings = {name: value for name, value in os.environ.items() if name not in ("CI", "BUILD_NUMBER")}
     for name, source in sources.items():
         (folder / f"test_{name}.py").write_text(source)
     options = [
@@ -50,7 +52,7 @@ def session(folder: Path, *words: str, **sources: str) -> tuple[int, str, str]:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *options, *words, str(folder)],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(folder), "PYTEST_ADDOPTS": ""},
+        env={**surroundings, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(folder), "PYTEST_ADDOPTS": ""},
         capture_output=True,
         text=True,
         check=False,

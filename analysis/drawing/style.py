@@ -7,11 +7,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-import matplotlib as mpl
-
 # Importing matplotlib fails where the variable names a backend that is not installed here, as in a notebook's shell;
 # figures that are drawn into files need none.
 _backend = os.environ.pop("MPLBACKEND", None)
+import matplotlib as mpl  # noqa: E402
+
+if _backend is not None:
+    os.environ["MPLBACKEND"] = _backend
+    with suppress(ValueError):
+        mpl.rcParams["backend"] = _backend
 
 TRIVIAL_COLOUR = "#8a8a8a"
 
@@ -92,9 +96,3 @@ def figure_style() -> Iterator[None]:
         mpl.rcdefaults()
         mpl.rcParams.update(SETTINGS)
         yield
-
-
-if _backend is not None:
-    os.environ["MPLBACKEND"] = _backend
-    with suppress(ValueError):
-        mpl.rcParams["backend"] = _backend

@@ -41,7 +41,9 @@ def test_the_gap_of_the_attaining_instance_is_the_discrepancy(discount, k, model
 @given(st.floats(0, 0.6), st.integers(1, 30), errors(), errors())
 @settings(max_examples=60, deadline=None)
 def test_the_gap_is_the_optimal_bound_of_the_catalogue(discount, k, model_error, divergence):
-    assert attaining_error(discount, k, model_error, divergence) <= 1e-10
+    # 1 - divergence has lost that much where the divergence is nearly 1.
+    lost = 2.0**-52 / (1 - divergence) if divergence < 1 else 0.0
+    assert attaining_error(discount, k, model_error, divergence) <= 1e-10 + lost
 
 
 @given(errors(), errors(), st.integers(1, 30))
