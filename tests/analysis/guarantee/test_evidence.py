@@ -304,7 +304,7 @@ def test_every_field_has_its_form(named: str, tmp_path: Path, capsys: pytest.Cap
     printed = capsys.readouterr()
     assert (stop.value.code, printed.out, printed.err.count("\n")) == (2, "", 1)
     # Of a type that holds no numbers the reader of the file says so first.
-    assert named in printed.err or "reward_high.npy holds complex128, no numbers" in printed.err
+    assert ("reward_high.npy holds complex128, no numbers" if "(1+0j)" in named else named) in printed.err
 
 
 def test_files_that_are_no_evidence_are_one_line(tmp_path: Path) -> None:
