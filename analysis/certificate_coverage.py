@@ -96,7 +96,7 @@ def main(config: CertificateCoverageConfig) -> int:
 
         with figure_style():
             output.write_figure(draw_figure(coverage))
-        print(f"figure: {output.path}", file=sys.stderr)
+        print(f"figure: {output.shown}", file=sys.stderr)
     return 0 if coverage.sound else 1
 
 

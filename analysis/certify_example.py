@@ -17,7 +17,7 @@ from m3po.command_line import run
 def main(config: ExampleConfig) -> int:
     out = Output("out", config.out, mark_of("analysis.certify_example"), config.overwrite).check()
     out.write_arrays(**evidence(config))
-    print(config.out)
+    print(out.shown)
     return 0
 
 

@@ -69,7 +69,7 @@ def main(config: CheckConfig) -> int:
     print(json_of(report) if config.as_json else text(report))
     if report["data_policies"]:
         write_figure(report, output)
-        print(f"figure: {path}", file=sys.stderr)
+        print(f"figure: {output.shown}", file=sys.stderr)
     return 1 if report["verdict"] == "violated" else 0
 
 

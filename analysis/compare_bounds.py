@@ -82,7 +82,7 @@ def main(config: CompareConfig) -> int:
     print(json_of(comparison.as_dict()) if config.as_json else table(comparison))
     if output is not None:
         write_figure(config, output)
-        print(f"figure written to {output.path}", file=sys.stderr)
+        print(f"figure written to {output.shown}", file=sys.stderr)
     return 0
 
 

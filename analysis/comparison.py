@@ -137,7 +137,7 @@ def main(config: ComparisonConfig) -> int:
     print(json_of(record) if config.as_json else text(record))
     if out is not None:
         out.write(table(environments))
-        print(f"table: {out.path}", file=sys.stderr)
+        print(f"table: {out.shown}", file=sys.stderr)
     return 0
 
 

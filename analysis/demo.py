@@ -29,7 +29,9 @@ from m3po import train
 from m3po.command_line import run
 from m3po.config import Config
 from m3po.flag_checks import Seed, Steps, check_fields
+from m3po.runs.interruption import exit_code
 from m3po.runs.run_directory import RunDirectory
+from m3po.runs.terminal import shown
 
 
 @dataclass(frozen=True)
@@ -78,9 +80,12 @@ def trained(config: DemoConfig) -> RunDirectory:
     run_dir = config.out / "run"
     exists = (run_dir / "config.json").exists()
     if exists and RunDirectory.read(run_dir).complete:
-        print(f"keeping the finished training in {run_dir} (delete {config.out} to train again)", file=sys.stderr)
+        print(
+            f"keeping the finished training in {shown(run_dir)} (delete {shown(config.out)} to train again)",
+            file=sys.stderr,
+        )
     elif exists:
-        print(f"continuing the training in {run_dir}", file=sys.stderr)
+        print(f"continuing the training in {shown(run_dir)}", file=sys.stderr)
     return train.train(config.training(resume=exists))
 
 
@@ -101,9 +106,9 @@ def main(config: DemoConfig) -> int:
     print(f"2/3 training M3PO, {config.total_steps} real steps", file=sys.stderr)
     try:
         directory = trained(config)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interruption:
         print("\ninterrupted; make demo again continues the training", file=sys.stderr)
-        return 130
+        return exit_code(interruption)
     curves = load([directory.path])
     anchors = anchors_of(curves.env_id)
     record = learning_curves.summary(curves, anchors)
@@ -118,7 +123,7 @@ def main(config: DemoConfig) -> int:
     figures.write_figure(report, outputs["guarantee.png"])
     provenance = directory.provenance()[-1]
     outputs["index.html"].write(page(bounds_text.getvalue(), record, report, check_text, config.out, provenance))
-    print(f"\nopen {config.out / 'index.html'} ({time.monotonic() - began:.0f} s)")
+    print(f"\nopen {shown(config.out / 'index.html')} ({time.monotonic() - began:.0f} s)")
     return 0
 
 

@@ -42,7 +42,7 @@ def main(config: EvaluationConfig) -> int:
     if out is not None:
         lines = [[f"{each:.6g}" if isinstance(each, float) else each for each in row.values()] for row in rows]
         out.write(csv_of(COLUMNS, lines))
-        print(f"table: {out.path}", file=sys.stderr)
+        print(f"table: {out.shown}", file=sys.stderr)
     return 0
 
 

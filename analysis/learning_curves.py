@@ -94,7 +94,7 @@ def main(config: CurvesConfig) -> int:
     print(json_of(record) if config.as_json else text(record))
     with figure_style():
         output.write_figure(draw(curves, anchors))
-    print(f"figure: {output.path}", file=sys.stderr)
+    print(f"figure: {output.shown}", file=sys.stderr)
     return 0
 
 

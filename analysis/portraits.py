@@ -53,10 +53,10 @@ def main(config: PortraitsConfig) -> int:
         drawn = io.BytesIO()
         Image.fromarray(portrait(name, config.width, config.height)).save(drawn, "PNG", pnginfo=maker)
         output.write(drawn.getvalue())
-        print(output.path)
+        print(output.shown)
     if strips is not None:
         draw_strips(strips, config.width // 2, config.height // 2)
-        print(strips.path)
+        print(strips.shown)
     return 0
 
 

@@ -50,8 +50,8 @@ def main(config: RenderConfig) -> int:
         episode = play(environment, training.policy, config, take_picture)
     write_video(video, episode, colours, seconds)
     write_strip(strip, episode, colours, seconds, config.strip_pictures, with_path=is_point_mass)
-    print(video.path)
-    print(strip.path)
+    print(video.shown)
+    print(strip.shown)
     return 0
 
 

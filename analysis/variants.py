@@ -101,7 +101,7 @@ def main(config: VariantsConfig) -> int:
     print(json_of(record) if config.as_json else text(record, anchors))
     if out is not None:
         out.write(table(runs))
-        print(f"table: {out.path}", file=sys.stderr)
+        print(f"table: {out.shown}", file=sys.stderr)
     return 0
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import dataclasses
 import io
 import json
 import math
@@ -21,12 +22,13 @@ import traceback
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn, TextIO, TypeVar
 
 import tyro
 
-from m3po.runs.interruption import imports_are_over
-from m3po.runs.terminal import messages, open_what_is_closed, unfailing
+from m3po.runs.interruption import exit_code, imports_are_over
+from m3po.runs.terminal import messages, open_what_is_closed, remember_where_started, unfailing
 
 Settings = TypeVar("Settings")
 
@@ -105,9 +107,25 @@ def parse(config_type: type[Settings], arguments: Sequence[str] | None = None, *
 def run(
     main: Callable[[Settings], int], config_type: type[Settings], arguments: Sequence[str] | None, *, prog: str
 ) -> NoReturn:
-    """Parse, call ``main(config)``, exit with the code it returns or with the one that its exception stands for."""
+    """Parse, call ``main(config)``, exit with the code it returns or with the one that its exception stands for.
+
+    The config's paths are absolute: an environment may change the working directory.
+    """
     with _ending():
-        raise SystemExit(main(parse(config_type, arguments, prog=prog)))
+        raise SystemExit(main(_placed(parse(config_type, arguments, prog=prog))))
+
+
+def _placed(config: Settings) -> Settings:
+    fields: Any = config
+    changes: dict[str, Any] = {}
+    for name, value in vars(config).items():
+        if isinstance(value, Path):
+            changes[name] = value.absolute()
+        elif isinstance(value, tuple) and any(isinstance(each, Path) for each in value):
+            changes[name] = tuple(each.absolute() for each in value)
+    if changes:
+        remember_where_started()
+    return dataclasses.replace(fields, **changes) if changes else config
 
 
 @contextlib.contextmanager
@@ -126,7 +144,7 @@ def _ending() -> Iterator[None]:
         raise SystemExit(141) from None
     except KeyboardInterrupt as interruption:
         _say("interrupted")
-        raise SystemExit(getattr(interruption, "exit_code", 130)) from None
+        raise SystemExit(exit_code(interruption)) from None
     except (ValueError, OSError) as error:
         fail(error)
     except _OF_INPUT as error:

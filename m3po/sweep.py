@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from m3po.command_line import json_of, run
-from m3po.runs.interruption import StopRequest
+from m3po.runs.interruption import Stopped, StopRequest, exit_code
 from m3po.sweeps.display import Display
 from m3po.sweeps.grid import GridRun, check_environments, read_grid
 from m3po.sweeps.ray_cluster import _PATIENCE, RayCluster, drive, import_ray
@@ -24,8 +24,8 @@ from m3po.sweeps.tracks import Track
 from m3po.sweeps.worker import survey
 
 
-def sweep(config: SweepConfig, runs: Sequence[GridRun]) -> list[Track]:
-    """Where every run is when all have ended, or stopped.
+def sweep(config: SweepConfig, runs: Sequence[GridRun], stop: StopRequest) -> list[Track]:
+    """Train the runs until all have ended, or a signal asked to stop; returns where every run is then.
 
     Raises:
         ValueError: before anything starts, when the place of a run is taken or no node of a local Ray is large enough.
@@ -51,7 +51,7 @@ def sweep(config: SweepConfig, runs: Sequence[GridRun]) -> list[Track]:
         display = Display(tracks)
         resumed = sum(standing.state == "unfinished" for standing in standings)
         display.say(f"{len(runs)} runs in {config.directory}: {display.summary()}, of these {resumed} to resume")
-        with StopRequest() as stop:
+        with stop:
             drive(tracks, cluster, stop, display, silence=config.silence)
     finally:
         cluster.close()
@@ -187,19 +187,19 @@ def main(config: SweepConfig) -> int:
     if config.list_runs:
         print(plan(config, runs))
         return 0
-    again = "the same command goes on from the checkpoints"
+    again, stop = "the same command goes on from the checkpoints", StopRequest()
     try:
         # Of a dead node Ray prints, on stdout, twenty lines of its own log; what matters of it is in our lines.
         with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
-            tracks = sweep(config, runs)
-    except KeyboardInterrupt:
+            tracks = sweep(config, runs, stop)
+    except KeyboardInterrupt as interruption:
         print(f"\ninterrupted; {again} in {config.directory}", file=sys.stderr)
-        return 130
+        return exit_code(interruption)
     record = results(config, tracks)
     print(json_of(record) if config.as_json else results_text(record))
     if any(track.state == "stopped" for track in tracks):
         print(f"stopped with {record['finished']} of {len(tracks)} runs finished; {again}", file=sys.stderr)
-        return 130
+        return exit_code(KeyboardInterrupt() if stop.number is None else Stopped(stop.number))
     return 0 if record["finished"] == len(tracks) else 1
 
 

@@ -20,9 +20,9 @@ from m3po.command_line import finish, run
 from m3po.config import Config
 from m3po.foreign.trial import try_environment
 from m3po.runs.health import DivergenceError, check_row
-from m3po.runs.interruption import Stopped, StopRequest
+from m3po.runs.interruption import Stopped, StopRequest, exit_code
 from m3po.runs.run_directory import RunDirectory
-from m3po.runs.terminal import messages
+from m3po.runs.terminal import messages, shown
 
 
 def train(config: Config) -> RunDirectory:
@@ -125,8 +125,10 @@ def main(config: Config) -> int:
     try:
         directory = train(config)
     except KeyboardInterrupt as interruption:
-        print(f"\ninterrupted; continue with the same command and --resume (run {config.run_dir})", file=messages())
-        return interruption.exit_code if isinstance(interruption, Stopped) else 130
+        print(
+            f"\ninterrupted; continue with the same command and --resume (run {shown(config.run_dir)})", file=messages()
+        )
+        return exit_code(interruption)
     except DivergenceError as error:
         before = f" The last checkpoint in {config.run_dir} is from before." if config.run_dir.exists() else ""
         print(f"error: the training diverged: {error}.{before}", file=messages())
@@ -137,7 +139,7 @@ def main(config: Config) -> int:
     last = rows[-1]
     final = f"return {last['return']:.2f} +- {last['return_standard_error']:.2f}"
     with contextlib.suppress(OSError):  # the run is complete, whether anybody reads this or not
-        print(f"{config.run_dir}: {last['step']} steps, {final}")
+        print(f"{shown(config.run_dir)}: {last['step']} steps, {final}")
     finish(sys.stdout)
     return 0
 

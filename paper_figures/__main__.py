@@ -18,7 +18,7 @@ from paper_figures import (
     figure9_point_mass,
     noise_level,
 )
-from paper_figures.command import check_image
+from paper_figures.command import draw, outputs
 
 FIGURES = {
     "figure4": figure4,
@@ -44,7 +44,7 @@ class FiguresConfig:
     out: Path | None = None
     """Directory for the pictures; where the docs show them when not given."""
     overwrite: bool = False
-    """Replace pictures that are in --out."""
+    """Replace files that these commands did not draw."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -53,14 +53,17 @@ class FiguresConfig:
 
 
 def main(config: FiguresConfig) -> int:
-    """Run each figure's own ``main`` and print the files written; exit code 0."""
+    """Draw each figure and print the files written; exit code 0."""
+    if config.out is not None:
+        config.out.mkdir(parents=True, exist_ok=True)
+    planned = []
     for name in config.only or FIGURES:
-        images = FIGURES[name].IMAGES
-        paths = {each: image if config.out is None else config.out / image.name for each, image in images.items()}
-        for each, path in paths.items():
-            check_image("out", path, default=images[each], overwrite=config.overwrite)
-        written = FIGURES[name].main(*paths.values())
-        print(*(written if isinstance(written, tuple) else (written,)), sep="\n")
+        figure = FIGURES[name]
+        paths = [image if config.out is None else config.out / image.name for image in figure.IMAGES.values()]
+        pictures = outputs(figure.__name__, [("out", path) for path in paths], overwrite=config.overwrite)
+        planned.append((figure.figures, pictures))
+    for figures, pictures in planned:
+        draw(figures, pictures)
     return 0
 
 

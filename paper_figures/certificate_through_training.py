@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import bounds
-from analysis.drawing.style import INK, TRIVIAL_COLOUR, figure_style
+from analysis.drawing.style import INK, TRIVIAL_COLOUR
 from analysis.runs.resumable_table import read_rows
 from analysis.studies.through_training import LENGTH, TRAINED, CertificateRow
 from m3po.envs.switching_point_mass import ACTION_COST, ACTION_SIZE
@@ -29,6 +29,7 @@ from paper_figures.command import run_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 DATA = Path(__file__).parent / "data" / "certificate_through_training.csv"
 IMAGE = Path("docs/images/certificate_through_training.png")
@@ -150,21 +151,18 @@ def draw(axes: Sequence[Axes], shown: ThroughTraining) -> None:
     movement.legend(loc="upper left", bbox_to_anchor=(0.0, 0.79), fontsize=7)
 
 
-def main(image: Path = IMAGE) -> Path:
-    """Draw and write the figure; returns where."""
-    with figure_style():
-        from matplotlib.figure import Figure
+def figures() -> tuple[Figure]:
+    """Draw the figure."""
+    from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(12.5, 3.9), layout="constrained")
-        shown = load()
-        draw(figure.subplots(1, 3, width_ratios=(1, 1, 1.35)), shown)
-        image.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(image, dpi=110)
-    return image
+    figure = Figure(figsize=(12.5, 3.9), dpi=110, layout="constrained")
+    shown = load()
+    draw(figure.subplots(1, 3, width_ratios=(1, 1, 1.35)), shown)
+    return (figure,)
 
 
 def cli(arguments: Sequence[str] | None = None) -> None:
-    run_figure(main, IMAGES, arguments, module="paper_figures.certificate_through_training", text=str(__doc__))
+    run_figure(figures, IMAGES, arguments, module="paper_figures.certificate_through_training", text=str(__doc__))
 
 
 if __name__ == "__main__":

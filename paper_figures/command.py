@@ -5,32 +5,45 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import tyro
 
+from analysis.drawing.style import figure_style
+from analysis.runs.outputs import FIGURE_SUFFIXES, Output, check_figure, mark_of
 from m3po.command_line import run
-from m3po.flag_checks import check_fields, flag
+from m3po.flag_checks import check_fields
 
-SUFFIXES = (".png", ".pdf", ".svg")
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
-def check_image(name: str, path: Path, *, default: Path, overwrite: bool) -> None:
-    """A figure may be drawn into ``path``: a new file, the one that the docs show, or any with ``overwrite``.
+def outputs(module: str, images: Sequence[tuple[str, Path]], *, overwrite: bool) -> list[Output]:
+    """Where a figure's pictures go, checked: new files, the module's own, or any with ``overwrite``.
+
+    Args:
+        module: that draws them.
+        images: name of the field, for messages, and file.
+        overwrite: replace a file that the module did not draw.
 
     Raises:
         ValueError: names the flag and the path.
     """
-    if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"{flag(name)} must end in one of {', '.join(SUFFIXES)}, got {path}")
-    if path.is_dir():
-        raise ValueError(f"{flag(name)} must be a file, got the directory {path}")
-    if path.exists() and path != default and not overwrite:
-        raise ValueError(f"{flag(name)}: {path} exists; choose another file, or replace it with --overwrite")
+    for name, path in images:
+        check_figure(name, path)
+    return [Output(name, path, mark_of(module), overwrite).check() for name, path in images]
+
+
+def draw(figures: Callable[[], tuple[Figure, ...]], pictures: Sequence[Output]) -> None:
+    """Draw, write, and print where."""
+    with figure_style():
+        for figure, picture in zip(figures(), pictures, strict=True):
+            picture.write_figure(figure, dpi="figure")
+    print(*(picture.shown for picture in pictures), sep="\n")
 
 
 def run_figure(
-    main: Callable[..., Path | tuple[Path, ...]],
+    figures: Callable[[], tuple[Figure, ...]],
     images: Mapping[str, Path],
     arguments: Sequence[str] | None,
     *,
@@ -40,14 +53,14 @@ def run_figure(
     """The command of one figure.
 
     Args:
-        main: draws the figure into as many paths as there are ``images``.
+        figures: draws as many as there are ``images``.
         images: name of the field -> where the docs show the picture.
         arguments: the words after the program name; ``sys.argv[1:]`` when None.
         module: of the figure, for the help.
         text: the module's docstring, whose first line is the help.
     """
-    where = Annotated[Path, tyro.conf.arg(help=f"Where to draw ({', '.join(SUFFIXES)}).")]
-    switch = Annotated[bool, tyro.conf.arg(help="Replace files that are there.")]
+    where = Annotated[Path, tyro.conf.arg(help=f"Where to draw ({', '.join(FIGURE_SUFFIXES)}).")]
+    switch = Annotated[bool, tyro.conf.arg(help="Replace files that this command did not draw.")]
     fields: list[tuple[str, Any, Any]] = [
         *((name, where, dataclasses.field(default=image)) for name, image in images.items()),
         ("overwrite", switch, dataclasses.field(default=False)),
@@ -56,12 +69,9 @@ def run_figure(
         "FigureConfig", fields, frozen=True, namespace={"__doc__": text.splitlines()[0], "__post_init__": check_fields}
     )
 
-    def draw(config: Any) -> int:
-        paths = [getattr(config, name) for name in images]
-        for name, path in zip(images, paths, strict=True):
-            check_image(name, path, default=images[name], overwrite=config.overwrite)
-        written = main(*paths)
-        print(*(written if isinstance(written, tuple) else (written,)), sep="\n")
+    def main(config: Any) -> int:
+        paths = [(name, getattr(config, name)) for name in images]
+        draw(figures, outputs(module, paths, overwrite=config.overwrite))
         return 0
 
-    run(draw, settings, arguments, prog=f"python -m {module}")
+    run(main, settings, arguments, prog=f"python -m {module}")

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import bounds
-from analysis.drawing.style import INK, figure_style
+from analysis.drawing.style import INK
 from bounds.bound import FloatArray
 from bounds.paper import crossover_rollout_length
 from paper_figures.command import run_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 IMAGE = Path("docs/images/figure4.png")
 IMAGES = {"out": IMAGE}
@@ -160,20 +161,17 @@ def _note(axes: Axes, text: str) -> None:
     axes.annotate(text, xy=(0.97, 0.95), xycoords="axes fraction", ha="right", va="top", fontsize=8)
 
 
-def main(image: Path = IMAGE) -> Path:
-    """Compute, draw and write the figure; returns where."""
-    with figure_style():
-        from matplotlib.figure import Figure
+def figures() -> tuple[Figure]:
+    """Compute and draw."""
+    from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(8.4, 6.0), layout="constrained")
-        draw(figure.subplots(2, 3, sharex=True, sharey=True), load())
-        image.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(image, dpi=110)
-    return image
+    figure = Figure(figsize=(8.4, 6.0), dpi=110, layout="constrained")
+    draw(figure.subplots(2, 3, sharex=True, sharey=True), load())
+    return (figure,)
 
 
 def cli(arguments: Sequence[str] | None = None) -> None:
-    run_figure(main, IMAGES, arguments, module="paper_figures.figure4", text=str(__doc__))
+    run_figure(figures, IMAGES, arguments, module="paper_figures.figure4", text=str(__doc__))
 
 
 if __name__ == "__main__":

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import bounds
-from analysis.drawing.style import BOUND_COLOURS, BOUND_LABELS, TRIVIAL_COLOUR, figure_style
+from analysis.drawing.style import BOUND_COLOURS, BOUND_LABELS, TRIVIAL_COLOUR
 from bounds.bound import FloatArray
 from paper_figures import figure4
 from paper_figures.command import run_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 PANELS_IMAGE = Path("docs/images/figure4_optimal.png")
 TIGHTNESS_IMAGE = Path("docs/images/bounds_tightness.png")
@@ -95,35 +96,29 @@ def draw(axes: Sequence[Axes], sweeps: tuple[Sweep, ...]) -> None:
             here.annotate("vacuous", xy=(0.04, 0.97), xycoords="axes fraction", va="top", fontsize=8)
 
 
-def main(panels_image: Path = PANELS_IMAGE, tightness_image: Path = TIGHTNESS_IMAGE) -> tuple[Path, Path]:
-    """Compute, draw and write both figures; returns where."""
-    with figure_style():
-        from matplotlib.figure import Figure
+def figures() -> tuple[Figure, Figure]:
+    """The panels, and how tight they are."""
+    from matplotlib.figure import Figure
 
-        panels = Figure(figsize=(8.4, 6.0), layout="constrained")
-        figure4.draw(
-            panels.subplots(2, 3, sharex=True, sharey=True),
-            figure4.load("optimal-branched", "optimal-full"),
-            difference_label="$C^*_\\mathrm{branch}(k) - C^*_\\mathrm{full}$",
-            notes=(
-                "branched preferred for every $k$",
-                "$\\epsilon_m + \\epsilon_\\pi = 1$: both schemes are at\n"
-                "$\\gamma R/(1-\\gamma)$, nothing is guaranteed",
-            ),
-        )
-        panels_image.parent.mkdir(parents=True, exist_ok=True)
-        panels.savefig(panels_image, dpi=110)
-        tightness = Figure(figsize=(9.0, 3.9), layout="constrained")
-        axes = tightness.subplots(1, 3, sharey=True)
-        draw(axes, load())
-        tightness.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-        tightness_image.parent.mkdir(parents=True, exist_ok=True)
-        tightness.savefig(tightness_image, dpi=110)
-    return panels_image, tightness_image
+    panels = Figure(figsize=(8.4, 6.0), dpi=110, layout="constrained")
+    figure4.draw(
+        panels.subplots(2, 3, sharex=True, sharey=True),
+        figure4.load("optimal-branched", "optimal-full"),
+        difference_label="$C^*_\\mathrm{branch}(k) - C^*_\\mathrm{full}$",
+        notes=(
+            "branched preferred for every $k$",
+            "$\\epsilon_m + \\epsilon_\\pi = 1$: both schemes are at\n$\\gamma R/(1-\\gamma)$, nothing is guaranteed",
+        ),
+    )
+    tightness = Figure(figsize=(9.0, 3.9), dpi=110, layout="constrained")
+    axes = tightness.subplots(1, 3, sharey=True)
+    draw(axes, load())
+    tightness.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return panels, tightness
 
 
 def cli(arguments: Sequence[str] | None = None) -> None:
-    run_figure(main, IMAGES, arguments, module="paper_figures.figure4_optimal", text=str(__doc__))
+    run_figure(figures, IMAGES, arguments, module="paper_figures.figure4_optimal", text=str(__doc__))
 
 
 if __name__ == "__main__":

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.drawing.style import figure_style
 from paper_figures.command import run_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 DATA = Path(__file__).parent / "data"
 IMAGE = Path("docs/images/environments.png")
@@ -66,20 +66,17 @@ def draw(axes: Sequence[Axes], pictures: Mapping[str, NDArray[np.float32]]) -> N
         here.set_axis_off()
 
 
-def main(image: Path = IMAGE) -> Path:
-    """Lay the landed pictures out and write the figure; returns where."""
-    with figure_style():
-        from matplotlib.figure import Figure
+def figures() -> tuple[Figure]:
+    """Lay the landed pictures out."""
+    from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(8.4, 4.7), layout="constrained")
-        draw(list(figure.subplots(2, 3).flat), load())
-        image.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(image, dpi=85)
-    return image
+    figure = Figure(figsize=(8.4, 4.7), dpi=85, layout="constrained")
+    draw(list(figure.subplots(2, 3).flat), load())
+    return (figure,)
 
 
 def cli(arguments: Sequence[str] | None = None) -> None:
-    run_figure(main, IMAGES, arguments, module="paper_figures.figure6", text=str(__doc__))
+    run_figure(figures, IMAGES, arguments, module="paper_figures.figure6", text=str(__doc__))
 
 
 if __name__ == "__main__":

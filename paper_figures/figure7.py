@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.drawing.curves import ANCHOR_COLOURS, ANCHOR_LABELS
-from analysis.drawing.style import ALGORITHM_COLOURS, figure_style
+from analysis.drawing.style import ALGORITHM_COLOURS
 from analysis.runs.anchors import committed_anchors
 from analysis.runs.csv_lines import read_lines
 from analysis.runs.run_table import CURVE_COLUMNS, curves_of
@@ -23,6 +23,7 @@ from paper_figures.command import run_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 DATA = Path(__file__).parent / "data"
 CURVES = DATA / "comparison.csv"
@@ -96,25 +97,22 @@ def draw(axes: Sequence[Axes], panels: Sequence[Panel]) -> None:
     axes[0].set_ylabel("return of an episode")
 
 
-def main(image: Path = IMAGE) -> Path:
-    """Draw and write the figure; returns where."""
-    with figure_style():
-        from matplotlib.figure import Figure
+def figures() -> tuple[Figure]:
+    """Draw the figure."""
+    from matplotlib.figure import Figure
 
-        panels = load()
-        figure = Figure(figsize=(4.0 * len(panels), 3.6), layout="constrained")
-        draw(figure.subplots(1, len(panels), squeeze=False)[0], panels)
-        figure.suptitle(
-            "episodes per evaluation: 50 on the point mass, 5 on the cheetahs (L2A 3); tasks switch within episodes",
-            x=0.01, ha="left", fontsize=8,
-        )  # fmt: skip
-        image.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(image, dpi=110)
-    return image
+    panels = load()
+    figure = Figure(figsize=(4.0 * len(panels), 3.6), dpi=110, layout="constrained")
+    draw(figure.subplots(1, len(panels), squeeze=False)[0], panels)
+    figure.suptitle(
+        "episodes per evaluation: 50 on the point mass, 5 on the cheetahs (L2A 3); tasks switch within episodes",
+        x=0.01, ha="left", fontsize=8,
+    )  # fmt: skip
+    return (figure,)
 
 
 def cli(arguments: Sequence[str] | None = None) -> None:
-    run_figure(main, IMAGES, arguments, module="paper_figures.figure7", text=str(__doc__))
+    run_figure(figures, IMAGES, arguments, module="paper_figures.figure7", text=str(__doc__))
 
 
 if __name__ == "__main__":

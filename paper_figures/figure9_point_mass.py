@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.drawing.curves import ANCHOR_COLOURS, ANCHOR_LABELS
-from analysis.drawing.style import VARIANT_COLOURS, figure_style
+from analysis.drawing.style import VARIANT_COLOURS
 from analysis.runs.anchors import committed_anchors
 from analysis.runs.csv_lines import read_lines
 from analysis.runs.run_table import CURVE_COLUMNS, curves_of
@@ -31,6 +31,7 @@ from paper_figures.command import run_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 DATA = Path(__file__).parent / "data" / "variants_switching_point_mass.csv"
 IMAGE = Path("docs/images/figure9_point_mass.png")
@@ -106,27 +107,24 @@ def draw(axes: Sequence[Axes], variants: Sequence[Variant], anchors: dict[str, f
         here.set_ylim(-5, 90)
 
 
-def main(image: Path = IMAGE) -> Path:
-    """Draw and write the figure; returns where."""
-    with figure_style():
-        from matplotlib.figure import Figure
+def figures() -> tuple[Figure]:
+    """Draw the figure."""
+    from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(10.0, 4.0), layout="constrained")
-        variants = load()
-        draw(figure.subplots(1, 2, width_ratios=(1, 1.25)), variants, committed_anchors())
-        seeds = len(variants[0].returns)
-        figure.suptitle(
-            f"m3po/SwitchingPointMass-v0, {seeds} seeds per variant, {variants[0].steps[-1]:,.0f} real steps, "
-            "50 episodes of the deterministic policy per evaluation",
-            x=0.01, ha="left", fontsize=9,
-        )  # fmt: skip
-        image.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(image, dpi=110)
-    return image
+    figure = Figure(figsize=(10.0, 4.0), dpi=110, layout="constrained")
+    variants = load()
+    draw(figure.subplots(1, 2, width_ratios=(1, 1.25)), variants, committed_anchors())
+    seeds = len(variants[0].returns)
+    figure.suptitle(
+        f"m3po/SwitchingPointMass-v0, {seeds} seeds per variant, {variants[0].steps[-1]:,.0f} real steps, "
+        "50 episodes of the deterministic policy per evaluation",
+        x=0.01, ha="left", fontsize=9,
+    )  # fmt: skip
+    return (figure,)
 
 
 def cli(arguments: Sequence[str] | None = None) -> None:
-    run_figure(main, IMAGES, arguments, module="paper_figures.figure9_point_mass", text=str(__doc__))
+    run_figure(figures, IMAGES, arguments, module="paper_figures.figure9_point_mass", text=str(__doc__))
 
 
 if __name__ == "__main__":

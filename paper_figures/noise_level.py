@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analysis.drawing.style import INK, TRIVIAL_COLOUR, figure_style
+from analysis.drawing.style import INK, TRIVIAL_COLOUR
 from analysis.runs.resumable_table import read_rows
 from analysis.studies.noise_level import KINDS, NoiseRow
 from paper_figures.command import run_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 DATA = tuple(Path(__file__).parent / "data" / f"noise_level_{samples}.csv" for samples in (5000, 20000))
 # Noise in standard deviations, mean return and its standard error.
@@ -89,20 +90,17 @@ def draw(axes: Sequence[Axes], series: Sequence[Series], runner: Sequence[tuple[
         here.set_xlabel("process noise per step, in coordinates' standard deviations")
 
 
-def main(image: Path = IMAGE) -> Path:
-    """Draw and write the figure; returns where."""
-    with figure_style():
-        from matplotlib.figure import Figure
+def figures() -> tuple[Figure]:
+    """Draw the figure."""
+    from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(9.0, 3.7), layout="constrained")
-        draw(figure.subplots(1, 2), load(), RUNNER)
-        image.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(image, dpi=110)
-    return image
+    figure = Figure(figsize=(9.0, 3.7), dpi=110, layout="constrained")
+    draw(figure.subplots(1, 2), load(), RUNNER)
+    return (figure,)
 
 
 def cli(arguments: Sequence[str] | None = None) -> None:
-    run_figure(main, IMAGES, arguments, module="paper_figures.noise_level", text=str(__doc__))
+    run_figure(figures, IMAGES, arguments, module="paper_figures.noise_level", text=str(__doc__))
 
 
 if __name__ == "__main__":

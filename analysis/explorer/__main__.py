@@ -87,8 +87,9 @@ def _part(name: str) -> str:
 
 def main(config: Config) -> int:
     """Write the page; exit code 0."""
-    Output("out", config.out, MARK, config.overwrite).write(page())
-    print(f"open {config.out} in a browser", file=sys.stderr)
+    output = Output("out", config.out, MARK, config.overwrite)
+    output.write(page())
+    print(f"open {output.shown} in a browser", file=sys.stderr)
     return 0
 
 

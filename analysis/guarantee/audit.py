@@ -24,6 +24,7 @@ from m3po.episodes import Trajectories, run_episodes
 from m3po.flag_checks import Confidence, Count, EpisodeCount, Seed, Steps, check_fields
 from m3po.networks.policy import HistoryPolicy
 from m3po.runs.run_directory import RunDirectory
+from m3po.runs.terminal import shown
 from m3po.seeds import Purpose, environment_seeds, torch_generator
 
 DataPolicy = Literal["current", "previous"]
@@ -91,7 +92,7 @@ def check(config: CheckConfig) -> dict[str, Any]:
     dynamics = training.dynamics
     length = config.rollout_length or training.config.rollout_length_at(training.steps)
     report: dict[str, Any] = {
-        "run_dir": str(config.run_dir),
+        "run_dir": str(shown(config.run_dir)),
         "env_id": training.config.env_id,
         "steps": training.steps,
         "complete": directory.complete,

@@ -122,7 +122,7 @@ def main(config: ReportConfig) -> int:
     answer, written = answer_of(found), page(found)
     print(f"{answer.headline}. {' '.join(Markup(each).striptags() for each in answer.sentences)}")
     out.write(written)
-    print(f"page: {path}", file=sys.stderr)
+    print(f"page: {out.shown}", file=sys.stderr)
     return 1 if answer.kind == "violated" else 0
 
 

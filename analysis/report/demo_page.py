@@ -9,6 +9,7 @@ from analysis.drawing.curves import ANCHOR_LABELS
 from analysis.guarantee import audit
 from analysis.report.pages import picture, rendered
 from analysis.runs.outputs import mark_of
+from m3po.runs.terminal import shown
 
 
 def returns_of(record: dict[str, Any]) -> list[tuple[str, float]]:
@@ -39,5 +40,5 @@ def page(
         episodes=report["episodes"],
         check_text=check_text,
         provenance=provenance,
-        run_dir=str(out / "run"),
+        run_dir=str(shown(out / "run")),
     )

@@ -21,6 +21,7 @@ import numpy as np
 
 from m3po.flag_checks import flag
 from m3po.runs.files import PARTIAL, replace_atomically
+from m3po.runs.terminal import shown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -81,6 +82,11 @@ class Output:
     overwrite: bool = False
     read: Sequence[Path] = ()
 
+    @property
+    def shown(self) -> Path:
+        """The path for people."""
+        return shown(self.path)
+
     def check(self) -> Output:
         """Whether the file may be written and can be; returns itself.
 
@@ -97,7 +103,7 @@ class Output:
         return self
 
     def _check_replaced(self) -> None:
-        shown = f"{flag(self.name)}: {self.path}"
+        named = f"{flag(self.name)}: {self.shown}"
         try:
             there = self.path.lstat()
         except FileNotFoundError:
@@ -106,16 +112,16 @@ class Output:
             raise self._failure(error) from error
         if not (stat.S_ISREG(there.st_mode) or stat.S_ISLNK(there.st_mode)):
             kind = "a directory" if stat.S_ISDIR(there.st_mode) else "no regular file"
-            raise ValueError(f"{flag(self.name)} must be a file, got {self.path}, which is {kind}")
+            raise ValueError(f"{flag(self.name)} must be a file, got {self.shown}, which is {kind}")
         if any(each.exists() and self.path.exists() and each.samefile(self.path) for each in self.read):
-            raise ValueError(f"{shown} is read by this command; choose another file")
+            raise ValueError(f"{named} is read by this command; choose another file")
         if self.overwrite:
             return
         if stat.S_ISLNK(there.st_mode):
-            raise ValueError(f"{shown} is a link; choose another file, or replace the link with --overwrite")
+            raise ValueError(f"{named} is a link; choose another file, or replace the link with --overwrite")
         if not self._marked():
             raise ValueError(
-                f"{shown} exists, and this command did not write it; choose another file, or replace it with "
+                f"{named} exists, and this command did not write it; choose another file, or replace it with "
                 "--overwrite"
             )
 
@@ -131,7 +137,7 @@ class Output:
         return self.mark.encode() in found
 
     def _failure(self, error: OSError) -> ValueError:
-        return ValueError(f"{flag(self.name)}: cannot write {self.path}: {error.strerror or error}")
+        return ValueError(f"{flag(self.name)}: cannot write {self.shown}: {error.strerror or error}")
 
     def write(self, content: bytes | str) -> None:
         """The file is the old one or the new one at every moment, never a part.

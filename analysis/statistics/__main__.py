@@ -111,7 +111,7 @@ def main(config: StatisticsConfig) -> int:
     if output is not None:
         with figure_style():
             output.write_figure(draw(table, config, summaries))
-        print(f"figure: {output.path}", file=sys.stderr)
+        print(f"figure: {output.shown}", file=sys.stderr)
     return 0
 
 

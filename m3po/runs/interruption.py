@@ -41,7 +41,7 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 
 class Stopped(KeyboardInterrupt):
-    """The training stopped because it was asked to, after writing a checkpoint.
+    """A signal asked to stop, once (then there is a checkpoint) or twice (then at once).
 
     Attributes:
         exit_code: 128 + the signal's number, as a shell reports it.
@@ -50,6 +50,11 @@ class Stopped(KeyboardInterrupt):
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
         self.exit_code = 128 + number
+
+
+def exit_code(interruption: KeyboardInterrupt) -> int:
+    """Of a command that it ends."""
+    return int(getattr(interruption, "exit_code", 128 + signal.SIGINT))
 
 
 class StopRequest:
@@ -69,7 +74,7 @@ class StopRequest:
             self.number = number
             print("\nstopping after this step; once more to stop at once", file=messages(), flush=True)
         elif number != signal.SIGHUP:
-            raise KeyboardInterrupt
+            raise Stopped(number)
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():  # only there may handlers be set

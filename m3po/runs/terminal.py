@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from pathlib import Path
 from typing import Any, TextIO, cast
+
+_started_in: Path | None = None
 
 
 class _Unfailing:
@@ -43,6 +46,19 @@ def messages() -> TextIO:
     """Where to ``print`` what is not a command's result: stderr as far as there is one."""
     # Where it was closed before the start it is None, for which print would take stdout.
     return unfailing(sys.stderr if sys.stderr is not None else cast(TextIO, _Nowhere()))
+
+
+def remember_where_started() -> None:
+    """Let ``shown`` mean the working directory of now."""
+    global _started_in
+    _started_in = Path.cwd()
+
+
+def shown(path: Path) -> Path:
+    """A path for people: from the directory in which the command was started when it lies below that one."""
+    if _started_in is None or not path.is_relative_to(_started_in):
+        return path
+    return path.relative_to(_started_in)
 
 
 class _Nowhere:

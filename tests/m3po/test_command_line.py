@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 
 from m3po.command_line import fail, json_of, parse, run
+from m3po.runs.terminal import shown
 
 
 @dataclass(frozen=True)
@@ -240,3 +241,36 @@ def test_fail_keeps_to_one_line(capsys: pytest.CaptureFixture[str]) -> None:
         fail("two\n  lines\tof text")
     assert stop.value.code == 2
     assert capsys.readouterr().err == "error: two lines of text\n"
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Paths."""
+
+    out: Path = Path("out.txt")
+    """A file."""
+    runs: tuple[Path, ...] = (Path("a"), Path("b"))
+    """Directories."""
+    figure: Path | None = None
+    """Another file."""
+
+
+def test_paths_mean_the_directory_where_the_command_was_started(tmp_path: Path, monkeypatch, capsys) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(tmp_path)
+
+    def main(config: Placed) -> int:
+        os.chdir(elsewhere)  # as an environment may
+        for path in (config.out, *config.runs):
+            path.write_text("written")
+        assert config.figure is None
+        print(shown(config.out), shown(Path("/far/away")))
+        return 0
+
+    with pytest.raises(SystemExit) as stop:
+        run(main, Placed, [], prog="placed")
+    assert stop.value.code == 0
+    assert {each.name for each in tmp_path.iterdir()} == {"elsewhere", "out.txt", "a", "b"}
+    assert list(elsewhere.iterdir()) == []
+    assert capsys.readouterr().out == "out.txt /far/away\n"

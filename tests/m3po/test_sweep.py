@@ -546,6 +546,45 @@ def test_a_request_to_stop_cancels_every_task_once_and_starts_nothing_new() -> N
     assert tracks[1].last == (7, None)
 
 
+@pytest.mark.parametrize(
+    ("numbers", "code", "told"),
+    [
+        ([signal.SIGINT], 130, "stopped with 0 of 1"),
+        ([signal.SIGTERM], 143, "stopped with 0 of 1"),
+        ([signal.SIGHUP], 129, "stopped with 0 of 1"),
+        ([signal.SIGINT, signal.SIGTERM], 143, "interrupted"),
+        ([signal.SIGTERM, signal.SIGINT], 130, "interrupted"),
+    ],
+)
+def test_a_stopped_sweep_says_by_which_signal(
+    numbers: list[signal.Signals], code: int, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    (run,) = read_grid(write(tmp_path, f"seeds = [0]\n{TINY}"), tmp_path / "out")
+
+    class Signalled(FakeCluster):
+        def close(self) -> None:
+            pass
+
+        def unmet(self, runs: Sequence[GridRun]) -> list[GridRun]:
+            return []
+
+        def wait(self, tasks: Sequence[Any], timeout: float) -> list[Any]:
+            while numbers:
+                signal.raise_signal(numbers.pop(0))
+            return super().wait(tasks, timeout)
+
+    # A shell lets the commands that it starts in the background ignore SIGINT, and then so does the sweep.
+    before = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
+    monkeypatch.setattr("m3po.sweep.import_ray", lambda: None)
+    monkeypatch.setattr("m3po.sweep.RayCluster", lambda config, ray: Signalled({run.name: ["endless"]}))
+    with pytest.raises(SystemExit) as stop:
+        cli([str(tmp_path / "grid.toml"), "--out", str(tmp_path / "out")])
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    assert stop.value.code == code
+    assert told in capsys.readouterr().err
+
+
 # --- on Ray ---------------------------------------------------------------------------------------
 
 

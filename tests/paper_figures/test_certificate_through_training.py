@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -42,9 +40,3 @@ def test_no_dot_lies_above_the_curve_by_more_than_its_other_parts() -> None:
     for row in shown.aged:
         constant = np.interp(np.log(row.policy_divergence), np.log(shown.divergences), shown.policy_share)
         assert row.policy_part / row.trivial < constant + 0.1
-
-
-def test_main_writes_a_small_png_where_it_is_told(tmp_path: Path) -> None:
-    data = figure.main(tmp_path / "new" / "figure.png").read_bytes()
-    assert data.startswith(b"\x89PNG")
-    assert len(data) < 400_000

@@ -126,7 +126,7 @@ def test_where_to_draw_is_checked_before_drawing(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     module = FIGURES[name]
-    monkeypatch.setattr(module, "figure_style", pytest.fail)
+    monkeypatch.setattr(module, "load", pytest.fail)
     there = tmp_path / "there.png"
     there.write_text("mine")
     for path, named in ((there, "--overwrite"), (tmp_path / "a.txt", ".png"), (tmp_path / "b", ".png")):
@@ -134,13 +134,34 @@ def test_where_to_draw_is_checked_before_drawing(
     assert there.read_text() == "mine"
 
 
+def test_every_figure_is_drawn_and_only_its_own_picture_is_replaced(tmp_path: Path, monkeypatch, capsys) -> None:
+    places = tmp_path / "docs" / "images"
+    places.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    images = {image for module in FIGURES.values() for image in module.IMAGES.values()}
+    for words, drawn in (([], images), (["--only", "figure6"], {figure6.IMAGE})):
+        with pytest.raises(SystemExit) as stop:
+            every_figure.cli(words)
+        assert stop.value.code == 0
+        assert {Path(line) for line in capsys.readouterr().out.splitlines()} == drawn
+    assert {Path("docs/images", each.name) for each in places.iterdir()} == images  # nothing unfinished is left
+    for path in images:
+        data = path.read_bytes()
+        assert data.startswith(b"\x89PNG")
+        assert len(data) < 400_000
+    (places / "figure4.png").replace(places / "environments.png")
+    assert "environments.png" in refusal(capsys, figure6)
+
+
 def test_only_some_figures_into_a_directory(tmp_path: Path, capsys) -> None:
     for words, code in itertools.product((["--only", "figure6", "--out", str(tmp_path / "new")],), (0, 2)):
         with pytest.raises(SystemExit) as stop:
             every_figure.cli(words)
         assert stop.value.code == code
+        (tmp_path / "new" / "environments.png").write_bytes(b"mine")
     out, err = capsys.readouterr()
     assert out == f"{tmp_path / 'new' / 'environments.png'}\n"
     assert "--overwrite" in err
+    assert (tmp_path / "new" / "environments.png").read_bytes() == b"mine"
     for words in (["--only", "figure5"], ["--only", "figure6", "figure6"], ["--out", str(Path(__file__))]):
         refusal(capsys, every_figure, *words)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -75,9 +73,3 @@ def test_colours_are_centred_at_zero_and_cover_the_values(rows: tuple[tuple[figu
                 np.asarray(mesh.get_array()).reshape(panel.difference.shape), panel.difference
             )
             assert len(axes[row][column].lines) == (1 if row == 1 else 0)
-
-
-def test_main_writes_a_png_where_it_is_told(tmp_path: Path) -> None:
-    image = figure4.main(tmp_path / "new" / "figure.png")
-    assert image == tmp_path / "new" / "figure.png"
-    assert image.read_bytes().startswith(b"\x89PNG")

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 import bounds
 from analysis.drawing.style import figure_style
 from paper_figures import figure4, figure4_optimal
-from paper_figures.__main__ import FiguresConfig
-from paper_figures.__main__ import main as draw_all
 
 
 def test_branching_is_never_worse_and_without_use_where_the_errors_add_up_to_one() -> None:
@@ -56,16 +52,3 @@ def test_every_line_of_the_sweeps_is_drawn() -> None:
         assert len(lines) == len(figure4_optimal.COMPARED)
         for line, name in zip(lines, figure4_optimal.COMPARED, strict=True):
             np.testing.assert_array_equal(line.get_ydata(), sweep.share[name])
-
-
-def test_the_command_draws_every_figure(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert draw_all(FiguresConfig()) == 0
-    written = capsys.readouterr().out.split()
-    assert {"docs/images/figure4.png", "docs/images/figure4_optimal.png", "docs/images/bounds_tightness.png"} <= set(
-        written
-    )
-    for path in written:
-        assert (tmp_path / path).read_bytes().startswith(b"\x89PNG")

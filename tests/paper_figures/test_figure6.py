@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
 from analysis.drawing.portraits import NAMES
@@ -18,10 +16,3 @@ def test_there_is_a_picture_of_each_environment_and_no_two_are_alike() -> None:
     stacked = np.stack([picture[..., :3].ravel() for picture in pictures.values()])
     distances = np.abs(stacked[:, None] - stacked).mean(axis=2)
     assert distances[~np.eye(6, dtype=bool)].min() > 0.01
-
-
-def test_main_writes_a_small_png_where_it_is_told(tmp_path: Path) -> None:
-    image = figure6.main(tmp_path / "new" / "figure.png")
-    data = image.read_bytes()
-    assert data.startswith(b"\x89PNG")
-    assert len(data) < 400_000

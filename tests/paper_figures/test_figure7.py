@@ -49,9 +49,3 @@ def test_the_mean_is_of_the_seeds_and_the_legend_counts_them(tmp_path: Path) -> 
     assert list(np.asarray(thick[0].get_ydata())) == [2.0, 6.0]
     assert thick[0].get_label() == "PEARL (2 seeds)"
     assert axes.get_title(loc="left") == "X"
-
-
-def test_main_writes_a_small_png_where_it_is_told(tmp_path: Path) -> None:
-    image = figure7.main(tmp_path / "new" / "figure.png")
-    assert image.read_bytes().startswith(b"\x89PNG")
-    assert image.stat().st_size < 400_000

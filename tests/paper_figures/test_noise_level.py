@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from paper_figures import noise_level as figure
 
 
@@ -17,9 +15,3 @@ def test_more_data_make_the_certificate_smaller_and_none_comes_near_half() -> No
         assert few.share > 0.99
         assert row.model_error < few.model_error
         assert row.verdict == few.verdict == "holds"
-
-
-def test_main_writes_a_small_png_where_it_is_told(tmp_path: Path) -> None:
-    data = figure.main(tmp_path / "new" / "figure.png").read_bytes()
-    assert data.startswith(b"\x89PNG")
-    assert len(data) < 400_000

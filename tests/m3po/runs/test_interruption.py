@@ -14,7 +14,7 @@ from types import FrameType
 
 import pytest
 
-from m3po.runs.interruption import Stopped, StopRequest, end_quietly_while_importing, imports_are_over
+from m3po.runs.interruption import Stopped, StopRequest, end_quietly_while_importing, exit_code, imports_are_over
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -50,8 +50,9 @@ def test_the_first_signal_is_remembered(number: int, received: list[int], capsys
 def test_the_second_signal_interrupts_at_once(first: int, second: int) -> None:
     with StopRequest() as stop:
         signal.raise_signal(first)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt) as interruption:
             signal.raise_signal(second)
+        assert exit_code(interruption.value) == 128 + second
         assert stop.number == first
 
 
