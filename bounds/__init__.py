@@ -13,13 +13,16 @@ from bounds.off_policy import (
     importance_weighted_returns,
 )
 from bounds.overlap import OverlapCertificate, OverlapLosses, overlap_certificate, overlap_losses
+from bounds.return_bounds import CriticValues, LowerBound, model_lower_bound, return_lower_bounds
 
 __all__ = [
     "ALL_BOUNDS",
     "Bound",
     "Certificate",
+    "CriticValues",
     "EffectiveSampleSizes",
     "LinearWeights",
+    "LowerBound",
     "OverlapCertificate",
     "OverlapLosses",
     "WeightedReturns",
@@ -30,7 +33,9 @@ __all__ = [
     "get",
     "importance_weighted_returns",
     "linear_weights",
+    "model_lower_bound",
     "nonnegative_lower",
     "overlap_certificate",
     "overlap_losses",
+    "return_lower_bounds",
 ]

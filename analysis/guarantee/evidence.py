@@ -8,20 +8,26 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis.guarantee.critic import CAUSES_OF_DRAWS, PER_DRAW, check_critic
+from analysis.guarantee.dependence import FITTED, dependence_of, refuse_reuse
+from analysis.guarantee.forms import array_of, labels_of, number, rollout_length_of, truth
 from bounds.honesty import HonestyTest, honesty
 from m3po.runs.files import read_regular
 from m3po.runs.records import read_arrays
 
 Array = NDArray[np.float64]
 
-PER_STEP = ("log_density", "log_model_density", "log_data_policy", "log_policy", "rewards", "predicted_rewards")
+PER_STEP = (
+    "log_density", "log_model_density", "log_data_policy", "log_policy", "rewards", "predicted_rewards", "critic",
+    "critic_mean",
+)  # fmt: skip
 
 # Honest evidence is refused with at most this probability. It is no part of the confidence: a refusal states nothing,
 # so it costs honest users an answer and never makes an answer wrong; and dishonest evidence goes far beyond it.
@@ -33,10 +39,12 @@ DISTINCT_ROWS = 30
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """N episodes of the data policy in the real environment, and returns of rollouts in the model.
+    """N episodes of the data policies in the real environment; and, for certificates that go through a model, returns
+    of rollouts in the model.
 
-    Rows are episodes, independent of each other and of what trained the model; columns are the times 0 .. H - 1. An
-    episode that ended early has ``valid`` False from its end on.
+    Rows are episodes, independent of each other and of what fitted the policy, the model and the critic; columns are
+    the times 0 .. H - 1. An episode that ended early has ``valid`` False from its end on. Rewards alone will do (with
+    both policies' log densities where another policy acted), and densities with model returns alone will do.
 
     Arrays are numpy arrays (or nested lists) of integers or floats, without NaN where something happened; numbers are
     ints, floats, numpy numbers or arrays without axes; truth values are bools. Nothing else is taken for one of them.
@@ -49,17 +57,18 @@ class Evidence:
             of its mixture.
         model_returns: [M] discounted returns over H steps of the policy in the model, one per independent rollout. With
             M = N both are bounded together, which is sharper; row n must then be made from episode n of the data (as
-            branched returns are), or from none of them.
-        reward_low, reward_high: the expected reward lies between them whatever happens.
+            branched returns are), or from none of them. None: no model is certified.
+        reward_low, reward_high: the expected reward lies between them whatever happens; so does every one of
+            ``rewards``.
         discount: gamma in [0, 1).
         rollout_length: k when the returns are branched (model steps averaged over 1 .. k); "full" or None when they are
             full rollouts from the start. Not certifiable as long as it is not said.
         log_data_policy, log_policy: [N, H] log densities of the data's actions under the policy that took them and
             under the policy that is to be certified. Both None: it is the same policy.
-        rewards, predicted_rewards: [N, H] what was paid and what the model predicts there, clipped to the range. Both
-            None: the model's returns were paid by the environment's own reward function. One that depends on a hidden
-            task is known along a rollout of the model only if the rollout carries the task, or as its mean given the
-            history.
+        rewards: [N, H] what was paid. With it the return is bounded without any model.
+        predicted_rewards: [N, H] what the model predicts there, clipped to the range; needs ``rewards``. None: the
+            model's returns were paid by the environment's own reward function. One that depends on a hidden task is
+            known along a rollout of the model only if the rollout carries the task, or as its mean given the history.
         true_returns: [K] discounted returns over H steps of the policy in the real environment, to hold the guarantee
             against; not needed for it.
         valid: [N, H] booleans, True up to the end of the episode and False from there on, at least one True in each
@@ -67,18 +76,29 @@ class Evidence:
         absorbing: whether nothing is paid after H steps (an episode that ends there for good, or a return that is meant
             to be that of H steps). False: the rest is bounded by its worst.
         termination_modelled: whether the densities and the model's rollouts treat the end of an episode as an event
-            that the model has to predict. Needed only where some episodes end before H steps.
+            that the model has to predict. Needed only where some episodes end before H steps and a model is certified.
+        data_policy: [N] whole numbers, which data policy acted in each episode; any order. None: one.
+        critic: [N, H] Q_t(h_t, a_t) >= 0 at the data's actions, the policy's expected sum_{u>=t} gamma^(u-t)
+            (r_u - reward_low) as a critic fitted on other episodes sees it. With it the control variate is tried.
+        critic_mean: [N, H] mean over a ~ pi of min(1, c pi_D/pi) Q_t(h_t, a), where it is known exactly.
+        critic_draws, log_policy_draws, log_data_policy_draws: [N, H, D] instead of it, at D actions drawn afresh from
+            the policy at every history: the critic, and both policies' log densities (needed where ``log_policy`` is).
+        budget: L > 0 of the control variate, chosen before looking at the data; None: a rule that knows N only.
+        ratio_cap: c >= 1 of the control variate, chosen beforehand.
+        policy_dependence, model_dependence, critic_dependence: [N] booleans, True where that episode was used to fit,
+            tune or choose the policy, the model, the critic; or the word "independent". None: it is not said, and the
+            answer calls it assumed.
 
     Raises:
         ValueError: naming the array or number that does not fit.
     """
 
-    log_density: Array | None
-    log_model_density: Array | None
-    model_returns: Array
-    reward_low: float
-    reward_high: float
-    discount: float
+    log_density: Array | None = None
+    log_model_density: Array | None = None
+    model_returns: Array | None = None
+    reward_low: float = field(kw_only=True)
+    reward_high: float = field(kw_only=True)
+    discount: float = field(kw_only=True)
     rollout_length: int | Literal["full", "not said"] | None = "not said"
     log_data_policy: Array | None = None
     log_policy: Array | None = None
@@ -88,6 +108,17 @@ class Evidence:
     valid: NDArray[np.bool_] | None = None
     absorbing: bool = False
     termination_modelled: bool | None = None
+    data_policy: NDArray[np.int64] | None = None
+    critic: Array | None = None
+    critic_mean: Array | None = None
+    critic_draws: Array | None = None
+    log_policy_draws: Array | None = None
+    log_data_policy_draws: Array | None = None
+    budget: float | None = None
+    ratio_cap: float = 2.0
+    policy_dependence: NDArray[np.bool_] | Literal["independent"] | None = None
+    model_dependence: NDArray[np.bool_] | Literal["independent"] | None = None
+    critic_dependence: NDArray[np.bool_] | Literal["independent"] | None = None
 
     def __post_init__(self) -> None:
         self._take_forms()
@@ -95,10 +126,18 @@ class Evidence:
             raise ValueError(f"discount must be in [0, 1), got {self.discount}")
         if not (math.isfinite(self.reward_high - self.reward_low) and self.reward_low < self.reward_high):
             raise ValueError(f"reward_low must be < reward_high, got {self.reward_low} and {self.reward_high}")
-        for first, second in (("log_data_policy", "log_policy"), ("rewards", "predicted_rewards")):
-            if (getattr(self, first) is None) != (getattr(self, second) is None):
-                raise ValueError(f"{first} and {second} go together: give both or neither")
+        if (self.log_data_policy is None) != (self.log_policy is None):
+            raise ValueError("log_data_policy and log_policy go together: give both or neither")
+        if self.predicted_rewards is not None and self.rewards is None:
+            raise ValueError("predicted_rewards needs rewards to be compared with")
+        if self.rewards is None and self.model_returns is None:
+            raise ValueError("evidence needs rewards, or model_returns, or both; got neither")
         self._check_shapes()
+        check_critic(self)
+        for name in FITTED:
+            object.__setattr__(self, f"{name}_dependence", dependence_of(f"{name}_dependence",
+                               getattr(self, f"{name}_dependence"), self.episodes))  # fmt: skip
+        refuse_reuse("policy", self.policy_dependence)
         self._check_valid()
         self._check_numbers()
         self._check_returns()
@@ -110,18 +149,25 @@ class Evidence:
         def put(name: str, value: object) -> None:
             object.__setattr__(self, name, value)
 
-        for name in ("reward_low", "reward_high", "discount"):
-            put(name, _number(name, getattr(self, name)))
+        for name in ("reward_low", "reward_high", "discount", "ratio_cap", "budget"):
+            if name == "budget" and self.budget is None:
+                continue
+            put(name, number(name, getattr(self, name)))
         for name in ("absorbing", "termination_modelled"):
             if not (name == "termination_modelled" and self.termination_modelled is None):
-                put(name, _truth(name, getattr(self, name)))
-        put("rollout_length", _rollout_length(self.rollout_length))
+                put(name, truth(name, getattr(self, name)))
+        put("rollout_length", rollout_length_of(self.rollout_length))
         for name in PER_STEP:
             if getattr(self, name) is not None:
-                put(name, _array(name, getattr(self, name), "two axes, episodes and times", 2))
+                put(name, array_of(name, getattr(self, name), "two axes, episodes and times", 2))
+        for name in PER_DRAW:
+            if getattr(self, name) is not None:
+                put(name, array_of(name, getattr(self, name), "three axes, episodes, times and draws", 3))
+        if self.data_policy is not None:
+            put("data_policy", labels_of("data_policy", self.data_policy))
         for name in ("model_returns", "true_returns"):
-            if name == "model_returns" or getattr(self, name) is not None:
-                put(name, _array(name, getattr(self, name), "one axis", 1))
+            if getattr(self, name) is not None:
+                put(name, array_of(name, getattr(self, name), "one axis", 1))
         if self.valid is not None:
             valid = np.asarray(self.valid)
             if valid.dtype != np.bool_:
@@ -141,6 +187,9 @@ class Evidence:
                 raise ValueError(f"{name} must have shape {shape} like the others, got {values.shape}")
         if shape is None:
             raise ValueError("at least one array with episodes and times is needed, such as log_density")
+        if self.data_policy is not None and len(self.data_policy) != shape[0]:
+            raise ValueError(f"data_policy must have one entry for each of {shape[0]} episodes, got "
+                             f"{len(self.data_policy)}")  # fmt: skip
 
     def _check_valid(self) -> None:
         if self.valid is None:
@@ -203,6 +252,8 @@ class Evidence:
         """No set of independent rows consists of many different ones that all occur twice, or three times."""
         rows = np.concatenate([getattr(self, name) for name in PER_STEP if getattr(self, name) is not None], axis=1)
         for name, values in (("episode", rows), ("value of model_returns", self.model_returns)):
+            if values is None:
+                continue
             counts = np.unique(values, axis=0, return_counts=True)[1]
             times = int(np.gcd.reduce(counts))
             if len(counts) >= DISTINCT_ROWS and times > 1:
@@ -249,62 +300,15 @@ class Evidence:
         """sum_{t<H} gamma^t."""
         return float(np.power(self.discount, np.arange(self.horizon)).sum())
 
+    @property
+    def tail_weight(self) -> float:
+        """sum_{t>=H} gamma^t, or 0 where nothing is paid then."""
+        return 0.0 if self.absorbing else self.discount**self.horizon / (1 - self.discount)
 
-def _shown(value: object) -> str:
-    if isinstance(value, np.ndarray) and value.ndim:
-        return f"an array of shape {value.shape}"
-    if isinstance(value, np.ndarray | np.generic):
-        value = value.item()
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _number(name: str, value: object) -> float:
-    """A real number.
-
-    Raises:
-        ValueError: text, truth values, complex numbers, arrays with axes.
-    """
-    array = np.asarray(value)
-    if array.ndim or array.dtype.kind not in "iuf":
-        raise ValueError(f"{name} must be one number, got {_shown(value)}")
-    return float(array)
-
-
-def _truth(name: str, value: object) -> bool:
-    array = np.asarray(value)
-    if array.ndim or array.dtype.kind != "b":
-        raise ValueError(f"{name} must be True or False, got {_shown(value)}")
-    return bool(array)
-
-
-def _rollout_length(value: object) -> int | Literal["not said"] | None:
-    array = np.asarray(value)
-    if value is None or (array.ndim == 0 and array.dtype.kind == "U" and array.item() == "full"):
-        return None
-    if isinstance(value, str) and value == "not said":
-        return "not said"
-    if array.ndim or array.dtype.kind not in "iu" or not 1 <= int(array) <= 2**53:
-        raise ValueError(f"rollout_length must be a whole number >= 1, or 'full', got {_shown(value)}")
-    return int(array)
-
-
-def _array(name: str, value: object, axes: str, count: int) -> Array:
-    """An array of real numbers with ``count`` axes, as float64.
-
-    Raises:
-        ValueError: anything else, masked arrays among it (the mask would be lost).
-    """
-    try:
-        array = np.asarray(value)
-    except ValueError as error:
-        raise ValueError(f"{name} must be an array of numbers with {axes}: {error}") from error
-    if array.dtype.kind not in "iuf" or isinstance(value, np.ma.MaskedArray):
-        kind = "a masked array" if isinstance(value, np.ma.MaskedArray) else f"type {array.dtype}"
-        raise ValueError(f"{name} must hold real numbers, got {kind}")
-    if array.ndim != count or 0 in array.shape:
-        raise ValueError(f"{name} must have {axes}, got shape {array.shape}")
-    return array.astype(np.float64)
+    @property
+    def data_policies(self) -> int:
+        """How many policies acted."""
+        return 1 if self.data_policy is None else len(np.unique(self.data_policy))
 
 
 CAUSES = {
@@ -322,15 +326,20 @@ CAUSES = {
 
 
 def honesty_of(evidence: Evidence, level: float = HONESTY_LEVEL) -> dict[str, HonestyTest]:
-    """The e-test of each pair of densities; all together they refute honest evidence with probability <= ``level``.
+    """The e-test of each pair of densities; those of the episodes together refute honest evidence with probability <=
+    ``level``, the one of a critic's draws with another half of it.
 
     Pairs that are not there, or in which the environment has no density, are not tested.
     """
     tests: dict[str, HonestyTest] = {}
-    for truth, claim in (("log_density", "log_model_density"), ("log_data_policy", "log_policy")):
-        log_p, log_q = getattr(evidence, truth), getattr(evidence, claim)
+    for drawn, claim in (("log_density", "log_model_density"), ("log_data_policy", "log_policy")):
+        log_p, log_q = getattr(evidence, drawn), getattr(evidence, claim)
         if log_p is not None and log_q is not None and np.isfinite(log_p[evidence.happened]).all():
             tests[claim] = honesty(log_p, log_q, evidence.happened, level=level / len(CAUSES))
+    if evidence.log_policy_draws is not None and evidence.log_data_policy_draws is not None:
+        happened = evidence.happened
+        of_draws = (each[happened] for each in (evidence.log_policy_draws, evidence.log_data_policy_draws))
+        tests["log_data_policy_draws"] = honesty(*of_draws, level=level / len(CAUSES))
     return tests
 
 
@@ -340,7 +349,7 @@ def refuse_dishonest(tests: dict[str, HonestyTest]) -> None:
     """
     for claim, test in tests.items():
         if test.refuted:
-            what, causes = CAUSES[claim]
+            what, causes = (CAUSES | CAUSES_OF_DRAWS)[claim]
             raise ValueError(
                 f"this evidence cannot be honest: {what} at what happened ({test.mean_log_ratio:+.3g} nats a step on "
                 f"average over {test.steps} steps; with honest densities the chance of what was seen is at most "
@@ -352,7 +361,7 @@ def load(path: Path) -> Evidence:
     """Read an .npz whose entries are named like the fields of ``Evidence``: arrays, and numbers, truth values and words
     as arrays without axes.
 
-    ``rollout_length`` must be there: k, or the word "full" (0 in older files) for full rollouts.
+    With ``model_returns``, ``rollout_length`` must be there: k, or "full" (0 in older files) for full rollouts.
 
     Raises:
         ValueError: when it cannot be read, an entry is unknown or missing, or the values do not fit.
@@ -363,14 +372,18 @@ def load(path: Path) -> Evidence:
             raise ValueError(f"{path} has an unknown entry {name!r}; known are {', '.join(fields)}")
         if not isinstance(value, np.ndarray):
             raise ValueError(f"the entry {name!r} of {path} is no array")
-    needed = {name for name, field in fields.items() if field.default is dataclasses.MISSING} | {"rollout_length"}
+    needed = {name for name, field in fields.items() if field.default is dataclasses.MISSING}
+    if "rewards" not in values:
+        needed |= {"model_returns"}
+    if "model_returns" in values or "rewards" not in values:
+        needed |= {"rollout_length"}
     for name in fields:
-        if name in needed - {"log_density", "log_model_density"} and name not in values:
+        if name in needed and name not in values:
             raise ValueError(f"{path} has no entry {name!r}")
-    length = values["rollout_length"]
-    if length.ndim == 0 and length.dtype.kind in "iu" and length == 0:
+    length = values.get("rollout_length")
+    if length is not None and length.ndim == 0 and length.dtype.kind in "iu" and length == 0:
         values["rollout_length"] = None
-    return Evidence(**{"log_density": None, "log_model_density": None, **values})
+    return Evidence(**values)
 
 
 def _entries(path: Path) -> dict[str, Any]:

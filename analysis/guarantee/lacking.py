@@ -4,25 +4,17 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from analysis.guarantee.evidence import Evidence
-from analysis.guarantee.lower_bounds import (
-    LEAST_SHARE,
-    METHODS,
-    SUMS,
-    Samples,
-    best_lower_bound,
-    estimated_parts,
-    summed_discrepancies,
-)
-
-# Why a bound says nothing
+from analysis.guarantee.lower_bounds import losses_of, lower_bound_by_overlap
+from bounds import LowerBound, OverlapLosses
+from bounds.return_bounds import LEAST_SHARE
 
 # Beyond so many episodes or numbers the search for how many would do stops.
-MOST_EPISODES, MOST_NUMBERS = 200_000, 1_000_000
+MOST_EPISODES = 200_000
 
 CURES = {
     "policy": "collect data with the policy itself, or move it less between collections",
@@ -40,29 +32,32 @@ class Lacking:
     episodes: int | None = None
 
 
-def what_is_lacking(evidence: Evidence, samples: Samples, confidence: float, tail: float) -> Lacking:
-    """What the certificate would need, computed: the bound that endless evidence like this would give, then the same
-    without each part of the discrepancy, or the number of episodes from which the present ones would do.
+def what_is_lacking(evidence: Evidence, losses: OverlapLosses, confidence: float) -> Lacking:
+    """What Theorem 5 would need, computed: the bound that endless evidence like this would give, then the same with
+    each part of the discrepancy alone, or the number of episodes from which the present ones would do.
 
     Args:
-        tail: sum of the weights of all times from H on.
+        confidence: of Theorem 5's bound.
     """
+    assert evidence.model_returns is not None
     weight, reward_range = evidence.horizon_weight, evidence.reward_high - evidence.reward_low
+    tail = evidence.tail_weight
     least = evidence.reward_low * weight + LEAST_SHARE * reward_range * (weight + tail)
-    found = with_endless_evidence(evidence, samples)
-    if found >= least:
-        return _episodes_lacking(evidence, samples, confidence, least, found)
     promise = float(evidence.model_returns.mean())
+    found = promise - reward_range * float(losses.values.mean())
+    if found >= least:
+        return _episodes_lacking(evidence, losses, confidence, least, found)
     if promise < least:
         return Lacking(f"the model itself promises no more than {promise:.4g} over {evidence.horizon} steps")
-    parts = estimated_parts(evidence, samples)
-    without = {name: with_endless_evidence(evidence, samples, without=name) for name, size in parts.items() if size > 0}
+    parts = parts_alone(evidence)
     largest = max(parts, key=lambda name: parts[name])
-    enough = [name for name, value in without.items() if value >= least]
+    # Mending one part leaves about what the others cost alone.
+    left = {name: sum(value for other, value in parts.items() if other != name) for name in parts if parts[name] > 0}
+    enough = [name for name, cost in left.items() if promise - cost >= least]
     if tail > 0 and found >= least - LEAST_SHARE * reward_range * tail:
         largest, enough, parts = "tail", ["tail"], parts | {"tail": reward_range * tail}
     elif enough:
-        largest = max(enough, key=lambda name: without[name])
+        largest = min(enough, key=lambda name: left[name])
     reason = f"the {largest} part alone is about {parts[largest]:.3g} ({CURES[largest]}"
     others = ", ".join(f"{name} {value:.3g}" for name, value in parts.items() if name != largest and value > 0)
     if not enough:
@@ -70,52 +65,42 @@ def what_is_lacking(evidence: Evidence, samples: Samples, confidence: float, tai
     return Lacking(reason + f"; {evidence.episodes} episodes were measured, and more like them would not help)")
 
 
-def with_endless_evidence(evidence: Evidence, samples: Samples, *, without: str | None = None) -> float:
-    """The lower bound on the return over H steps were the means of the samples exact, and one part of them zero."""
-    kept = Samples(
-        np.zeros_like(samples.model_error) if without == "model" else samples.model_error,
-        np.zeros_like(samples.policy_divergence) if without == "policy" else samples.policy_divergence,
-        np.zeros_like(samples.reward_error) if without == "reward" and samples.reward_error is not None
-        else samples.reward_error,
-    )  # fmt: skip
-    promise = float(evidence.model_returns.mean())
-    return promise - min(
-        float(summed_discrepancies(evidence, kept)[0].mean()), sum(estimated_parts(evidence, kept).values())
-    )
+def parts_alone(evidence: Evidence) -> dict[str, float]:
+    """Theorem 5's discrepancy at the mean losses with only one part imperfect, in units of return."""
+    names = {"policy": evidence.log_policy, "model": evidence.model_returns, "reward": evidence.predicted_rewards}
+    span = evidence.reward_high - evidence.reward_low
+    return {
+        name: 0.0 if given is None else span * float(losses_of(evidence, only=name).values.mean())
+        for name, given in names.items()
+    }
 
 
-def repeated(evidence: Evidence, samples: Samples, count: int) -> tuple[Evidence, Samples]:
+def repeated(evidence: Evidence, losses: OverlapLosses, count: int) -> tuple[Evidence, OverlapLosses]:
     """``count`` episodes that are the present ones over and over, with as many more returns of the model."""
-    rows = np.resize(np.arange(evidence.episodes), count)
+    assert evidence.model_returns is not None
     many = copy.copy(evidence)  # not made anew, since evidence refuses repetition
     returns = np.resize(evidence.model_returns, round(count * len(evidence.model_returns) / evidence.episodes))
     object.__setattr__(many, "model_returns", returns)
-    return many, Samples(
-        samples.model_error[rows],
-        samples.policy_divergence[rows],
-        None if samples.reward_error is None else samples.reward_error[rows],
-    )
+    return many, replace(losses, values=np.resize(losses.values, count))
 
 
-def _episodes_lacking(evidence: Evidence, samples: Samples, confidence: float, least: float, endless: float) -> Lacking:
+def _episodes_lacking(
+    evidence: Evidence, losses: OverlapLosses, confidence: float, least: float, endless: float
+) -> Lacking:
     """How many episodes would do: the smallest number of which the present ones, over and over, give a bound."""
-    parts = estimated_parts(evidence, samples)
+    parts = parts_alone(evidence)
     largest = max(parts, key=lambda name: parts[name])
     limit = f"endless ones would give {endless:.4g} over {evidence.horizon} steps"
     if parts[largest] > 0:
         limit += f", since the {largest} part alone is about {parts[largest]:.3g}"
-    by_sums = float(evidence.model_returns.mean() - summed_discrepancies(evidence, samples)[0].mean()) >= least
-    most_profiles = MOST_NUMBERS // evidence.horizon
-    most = MOST_EPISODES if by_sums else most_profiles
 
     def enough(count: int) -> bool:
-        methods = tuple(METHODS) if count <= most_profiles else (SUMS,)
-        return best_lower_bound(*repeated(evidence, samples, count), confidence, methods)[1] >= least
+        return (lower_bound_by_overlap(*repeated(evidence, losses, count), confidence).value or 0.0) >= least
 
     few, many = evidence.episodes, 2 * evidence.episodes
     while not enough(many):
         few, many = many, 2 * many
-        if few > most:
+        if few > MOST_EPISODES:
             return Lacking(f"more than {few:,} episodes like these {evidence.episodes} would be needed; {limit}")
     while many - few > max(1, many // 20):
         middle = (few + many) // 2
@@ -128,3 +113,23 @@ def _episodes_lacking(evidence: Evidence, samples: Samples, confidence: float, l
         f"model, would do; {limit}",
         needed,
     )
+
+
+def returns_lacking(bound: LowerBound, episodes: int, least: float) -> Lacking:
+    """What a bound from rewards alone would need.
+
+    Args:
+        bound: one that says nothing, with its reason.
+        episodes: N.
+        least: where a bound begins to say something.
+    """
+    if "weights" in bound.reason or "support" in bound.reason:
+        return Lacking(f"{bound.reason} ({CURES['policy']})")
+    assert bound.value is not None
+    assert bound.estimate is not None
+    if bound.estimate < least:
+        return Lacking(bound.reason)
+    # The distance of a bound from what it estimates falls at least with the square root of the number.
+    ratio = (bound.estimate - bound.value) / (bound.estimate - least)
+    needed = math.ceil(episodes * ratio**2)
+    return Lacking(f"{bound.reason}; about {needed:,} like these would do", needed)

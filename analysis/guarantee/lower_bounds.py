@@ -1,8 +1,7 @@
-"""Two ways from evidence to a lower bound by Theorem 4: weighted sums per episode, and profiles over time."""
+"""From evidence to lower bounds that go through a model: Theorem 5 per episode, and Theorem 4's profiles over time."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,14 +10,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from analysis.guarantee.evidence import Evidence
 from analysis.guarantee.summed_errors import summed_errors
-from bounds import Certificate, certificate
+from bounds import Certificate, LowerBound, OverlapLosses, certificate, model_lower_bound, overlap_losses
 from bounds.confidence import Interval, betting, simultaneous
 from bounds.divergence import one_sample_tv
 
 Array = NDArray[np.float64]
-
-# A lower bound that keeps less than this share of the range of returns guarantees nothing worth the name.
-LEAST_SHARE = 0.01
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,24 +72,39 @@ def _returns_interval(
     return betting(np.clip(returns, low, high), confidence, sides=sides, low=low, high=high)
 
 
-def lower_bound_by_sums(evidence: Evidence, samples: Samples, confidence: float) -> float:
-    """J over H steps >= mean of (model return - weighted errors), by one interval where returns pair with episodes.
+def losses_of(evidence: Evidence, *, only: str | None = None) -> OverlapLosses:
+    """Theorem 5's losses in the form "overlap", one per episode.
+
+    Args:
+        only: "policy", "model" or "reward": as if the others were perfect.
+    """
+    assert evidence.log_density is not None
+    assert evidence.log_model_density is not None
+    model_density = evidence.log_model_density if only in (None, "model") else evidence.log_density
+    policies = (evidence.log_data_policy, evidence.log_policy) if only in (None, "policy") else (None, None)
+    rewards = (evidence.rewards, evidence.predicted_rewards)
+    return overlap_losses(
+        evidence.log_density, model_density, *policies, discount=evidence.discount,
+        rollout_length=evidence.model_steps, rewards=rewards[0] if rewards[1] is not None else None,
+        predicted_rewards=rewards[0] if only in ("policy", "model") and rewards[1] is not None else rewards[1],
+        reward_range=evidence.reward_high - evidence.reward_low, valid=evidence.valid,
+    )  # fmt: skip
+
+
+def lower_bound_by_overlap(evidence: Evidence, losses: OverlapLosses, confidence: float) -> LowerBound:
+    """Theorem 5: J over H steps >= mean of (model return - overlap loss), one interval where both pair.
 
     Without pairing: two intervals, each with half of the error probability.
     """
-    sums, largest = summed_discrepancies(evidence, samples)
-    returns = evidence.model_returns
-    if len(returns) == len(sums):
-        low, high = (bound * evidence.horizon_weight for bound in (evidence.reward_low, evidence.reward_high))
-        differences = np.clip(returns, low, high) - sums
-        return float(betting(differences, confidence, sides="lower", low=low - largest, high=high).lower)
-    half = 1 - (1 - confidence) / 2
-    error = float(betting(sums, half, sides="upper", high=largest).upper) if largest > 0 else 0.0
-    return returns_lower(evidence, returns, half) - error
+    assert evidence.model_returns is not None
+    return model_lower_bound(
+        losses, evidence.model_returns, reward_low=evidence.reward_low, reward_high=evidence.reward_high,
+        confidence=confidence, tail="absorbing",
+    )  # fmt: skip
 
 
-def lower_bound_by_profiles(evidence: Evidence, samples: Samples, confidence: float) -> float:
-    """J over H steps >= model return - certificate at the profiles' upper ends, which knows the caps of Theorem 4.
+def lower_bound_by_profiles(evidence: Evidence, samples: Samples, confidence: float) -> LowerBound:
+    """Theorem 4: J over H steps >= model return - certificate at the profiles' upper ends, caps included.
 
     The error probability is shared equally by the model return and each profile that was measured.
     """
@@ -110,22 +121,10 @@ def lower_bound_by_profiles(evidence: Evidence, samples: Samples, confidence: fl
         if samples.reward_error is None
         else simultaneous(betting, samples.reward_error, each, "upper", high=span).upper,
     )
-    return returns_lower(evidence, evidence.model_returns, each) - found.value
-
-
-SUMS, PROFILES = "sums per episode", "profiles over time"
-
-METHODS = {SUMS: lower_bound_by_sums, PROFILES: lower_bound_by_profiles}
-
-
-def best_lower_bound(
-    evidence: Evidence, samples: Samples, confidence: float, methods: Sequence[str] = (SUMS, PROFILES)
-) -> tuple[str, float]:
-    """The method that gives the larger lower bound of J over H steps, and that; both hold together."""
-    half = 1 - (1 - confidence) / 2
-    bounds = {name: METHODS[name](evidence, samples, half) for name in methods}
-    method = max(bounds, key=lambda name: bounds[name])
-    return method, bounds[method]
+    assert evidence.model_returns is not None
+    value = returns_lower(evidence, evidence.model_returns, each) - found.value
+    estimate = float(evidence.model_returns.mean()) - sum(estimated_parts(evidence, samples).values())
+    return LowerBound("theorem-4", value, estimate, confidence)
 
 
 def certificate_of(

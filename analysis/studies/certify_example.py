@@ -1,4 +1,4 @@
-"""Evidence made by hand: a ridge model of a small linear process, and its policy."""
+"""Evidence made by hand: a ridge model of a small linear process, its policy, and a critic fitted in the model."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ DATA_GAINS, GAINS = (0.9, 0.5), (1.0, 0.6)
 
 @dataclass(frozen=True)
 class ExampleConfig:
-    """Write the evidence for a ridge model of the point mass: fit it on some episodes, measure it on others."""
+    """Write the evidence for a policy and a ridge model of the point mass: fit the model on some episodes, measure both
+    on others."""
 
     out: Path = Path("evidence.npz")
     """Where to write the arrays."""
@@ -37,6 +38,8 @@ class ExampleConfig:
     """Fresh episodes of the data policy that measure it, >= 2."""
     same_policy: bool = False
     """Certify the data policy itself instead of a changed one."""
+    rewards: bool = True
+    """Write what was paid, and a critic: then the return is bounded without the model's densities too."""
     reveal_truth: bool = True
     """Also run the certified policy in the real environment, to hold the guarantee against."""
     seed: Seed = 0
@@ -101,7 +104,50 @@ class RidgeModel:
         return np.asarray(observation + self.inputs(observation, action) @ self.weights.T)
 
 
-def evidence(config: ExampleConfig) -> dict[str, Array | float | int | bool]:
+# Draws of the policy for the critic's mean.
+DRAWS = 6
+
+
+@dataclass(frozen=True)
+class QuadraticCritic:
+    """Q_t(o, a) = w_t f(o, a) with f quadratic and w_t = sum_{u>=t} gamma^(u-t), kept in [0, range w_t].
+
+    Attributes:
+        coefficients: [28].
+        largest: [H], range w_t.
+    """
+
+    coefficients: Array
+    largest: Array
+
+    @staticmethod
+    def features(observation: Array, action: Array) -> Array:
+        """1, the six numbers, and their products. [..., 28]."""
+        numbers = np.concatenate([observation, action, np.ones((*action.shape[:-1], 1))], axis=-1)
+        rows, columns = np.triu_indices(numbers.shape[-1])
+        return np.asarray(numbers[..., rows] * numbers[..., columns])
+
+    @staticmethod
+    def fit(observations: Array, actions: Array, rewards: Array, reward_range: float) -> QuadraticCritic:
+        """Least squares on what rollouts were paid from each step on; rewards [N, H] above the least."""
+        remaining = np.cumsum(DISCOUNT ** np.arange(HORIZON))[::-1]
+        to_go = np.zeros_like(rewards)
+        following = np.zeros(len(rewards))
+        for t in reversed(range(HORIZON)):
+            following = to_go[:, t] = rewards[:, t] + DISCOUNT * following
+        inputs = QuadraticCritic.features(observations[:, :-1], actions).reshape(-1, 28)
+        coefficients = np.linalg.lstsq(inputs, (to_go / remaining).ravel(), rcond=None)[0]
+        return QuadraticCritic(np.asarray(coefficients), reward_range * remaining)
+
+    def values(self, observation: Array, action: Array) -> Array:
+        """[N, H, ...] at observations [N, H, ..., 4] and actions [N, H, ..., 2]."""
+        shape = (1, HORIZON) + (1,) * (observation.ndim - 3)
+        largest = self.largest.reshape(shape)
+        remaining = largest / self.largest[-1]
+        return np.clip(remaining * (self.features(observation, action) @ self.coefficients), 0.0, largest)
+
+
+def evidence(config: ExampleConfig) -> dict[str, Array | float | int | bool | str]:
     """The entries of the .npz; names and meanings are those of analysis.certify.Evidence."""
     generator = np.random.default_rng(config.seed)
     task = PointMassTask(angle=0.0, gain=1.25, wind=(0.4, 0.0))
@@ -136,7 +182,7 @@ def evidence(config: ExampleConfig) -> dict[str, Array | float | int | bool]:
     imagined_mean = model.mean(before[:, :-1], act(before[:, :-1]))
     imagined = imagined_mean + model.std * generator.standard_normal(imagined_mean.shape)
     branches = np.concatenate([before[:, :1], imagined], axis=1)
-    entries: dict[str, Array | float | int | bool] = {
+    entries: dict[str, Array | float | int | bool | str] = {
         "log_density": dynamics.log_density(after, before, actions, no_task),
         "log_model_density": gaussian_log_density(after, model.mean(before, actions), model.std),
         # tanh is a bijection: the densities before it have the same total variation.
@@ -149,7 +195,29 @@ def evidence(config: ExampleConfig) -> dict[str, Array | float | int | bool]:
         "rollout_length": 1,
         "absorbing": True,
     }
+    if config.rewards:
+        # 4. What the data were paid, and a critic from rollouts in the model, at the data's actions and at fresh draws.
+        def model_step(observation: Array, action: Array) -> Array:
+            return model.mean(observation, action) + model.std * generator.standard_normal(observation.shape)
+
+        rollouts, raw_rollouts = episodes_of(model_step, dynamics.initial_observation(200, generator), gains, generator)
+        critic = QuadraticCritic.fit(
+            rollouts, np.tanh(raw_rollouts), dynamics.reward(rollouts[:, :-1], np.tanh(raw_rollouts))
+            - dynamics.reward_low, dynamics.reward_high - dynamics.reward_low
+        )  # fmt: skip
+        at = np.repeat(before[:, :, None], DRAWS, axis=2)
+        drawn = policy_mean(at, gains) + POLICY_STD * generator.standard_normal((*at.shape[:-1], 2))
+        entries |= {
+            "rewards": dynamics.reward(before, actions),
+            "critic": critic.values(before, actions),
+            "critic_draws": critic.values(at, np.tanh(drawn)),
+            "log_policy_draws": gaussian_log_density(drawn, policy_mean(at, gains), POLICY_STD),
+            "log_data_policy_draws": gaussian_log_density(drawn, policy_mean(at, DATA_GAINS), POLICY_STD),
+            "policy_dependence": "independent", "model_dependence": "independent", "critic_dependence": "independent",
+        }  # fmt: skip
     if config.same_policy:
+        for name in ("log_policy_draws", "log_data_policy_draws"):
+            entries.pop(name, None)
         del entries["log_data_policy"], entries["log_policy"]
     if config.reveal_truth:
         observations, raw = real_episodes(config.episodes, gains)

@@ -115,15 +115,55 @@ def model_returns(instance: Instance, real: Episodes, rollout_length: int | None
     return returns
 
 
+def model_critic(instance: Instance) -> Array:
+    """Q_t(s, a) [TIMES, S, A] of the policy in the model, what is paid above the least: what a critic fitted on
+    rollouts aims at."""
+    process: Any = instance.process
+    policy, model = np.asarray(instance.policy), np.asarray(instance.model)
+    values = process.reward - REWARD_LOW
+    for t in reversed(range(TIMES - 1)):
+        values[t] += DISCOUNT * model[t] @ (policy[t + 1] * values[t + 1]).sum(axis=-1)
+    return np.asarray(values)
+
+
+# Draws of the policy for the critic's mean.
+DRAWS = 3
+
+
+def rewards_of(instance: Instance, real: Episodes, data_policy: Array, rng: np.random.Generator) -> dict[str, Array]:
+    """What the episodes were paid, the critic there, and its draws."""
+    process: Any = instance.process
+    policy, critic = np.asarray(instance.policy), model_critic(instance)
+    times = np.arange(TIMES)
+    here = (times, real.states, real.actions)
+    drawn = np.zeros((*real.states.shape, DRAWS), dtype=np.int64)
+    for t in times:
+        for index in range(DRAWS):
+            drawn[:, t, index] = draw(rng, policy[t, real.states[:, t]])
+    at = (times[:, None], real.states[:, :, None], drawn)
+    with np.errstate(divide="ignore"):
+        return {
+            "rewards": process.reward[here], "critic": critic[here], "critic_draws": critic[at],
+            "log_policy_draws": np.log(policy[at]), "log_data_policy_draws": np.log(data_policy[at]),
+        }  # fmt: skip
+
+
 def evidence_of(
-    instance: Instance, episodes: int, rollout_length: int | None, own_data: bool, rng: np.random.Generator
-) -> Evidence:
+    instance: Instance, episodes: int, rollout_length: int | None, own_data: bool, rng: np.random.Generator,
+    *, rewards: bool = False,
+) -> Evidence:  # fmt: skip
     """What a user would collect; ``own_data``: no policy densities, since the data policy is the policy."""
-    real = simulate(instance, np.asarray(instance.policy if own_data else instance.data_policy), episodes, rng)
-    return Evidence(
-        log_density=real.log_density, log_model_density=real.log_model_density,
-        model_returns=model_returns(instance, real, rollout_length, rng), reward_low=REWARD_LOW,
-        reward_high=REWARD_HIGH, discount=DISCOUNT, rollout_length=rollout_length,
-        log_data_policy=None if own_data else real.log_data_policy, log_policy=None if own_data else real.log_policy,
-        absorbing=True,
-    )  # fmt: skip
+    acting = np.asarray(instance.policy if own_data else instance.data_policy)
+    real = simulate(instance, acting, episodes, rng)
+    entries: dict[str, Any] = {
+        "log_density": real.log_density, "log_model_density": real.log_model_density,
+        "model_returns": model_returns(instance, real, rollout_length, rng), "reward_low": REWARD_LOW,
+        "reward_high": REWARD_HIGH, "discount": DISCOUNT, "rollout_length": rollout_length, "absorbing": True,
+    }  # fmt: skip
+    if not own_data:
+        entries |= {"log_data_policy": real.log_data_policy, "log_policy": real.log_policy}
+    if rewards:
+        entries |= rewards_of(instance, real, acting, rng)
+    if own_data:
+        entries = {name: value for name, value in entries.items() if not name.endswith("policy_draws")}
+    return Evidence(**entries)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -35,20 +36,34 @@ def test_densities_and_policies_are_what_they_say() -> None:
     assert np.trapezoid(density * grid[:, 0], grid[:, 0]) == pytest.approx(0.7, abs=1e-9)
 
 
-def test_the_same_policy_is_certified_and_a_changed_one_is_not(tmp_path: Path) -> None:
+def test_the_same_policy_is_certified_and_so_is_a_changed_one(tmp_path: Path) -> None:
     file = tmp_path / "evidence.npz"
     np.savez(file, **evidence(ExampleConfig(same_policy=True, episodes=300)))  # type: ignore[arg-type]
+    own = certify(load(file))
+    np.savez(file, **evidence(ExampleConfig(episodes=300)))  # type: ignore[arg-type]
+    other = certify(load(file))
+    for report in (own, other):
+        assert report.verdict == "certified"
+        assert report.model_return is not None
+        assert report.lower_bound is not None
+        assert report.true_return is not None
+        # Informative: four fifths of what is promised, and true.
+        assert 0.8 * report.model_return < report.lower_bound < report.true_return["upper"]
+    assert (own.answer, other.answer) == ("control-variate", "control-variate")
+    values = {each.name: each.value for each in other.lower_bounds}
+    assert values["own-returns"] is None
+    order = [values[name] for name in ("theorem-4", "theorem-5", "importance-weights", "control-variate")]
+    assert all(low < high for low, high in pairwise(order))  # type: ignore[operator]
+
+
+def test_without_rewards_the_model_is_all_there_is(tmp_path: Path) -> None:
+    file = tmp_path / "evidence.npz"
+    np.savez(file, **evidence(ExampleConfig(episodes=300, rewards=False, reveal_truth=False)))  # type: ignore[arg-type]
     report = certify(load(file))
-    assert report.verdict == "certified"
-    assert report.lower_bound is not None
-    assert report.true_return is not None
-    # Informative: more than half of what is promised, and true.
-    assert 0.5 * report.model_return < report.lower_bound < report.true_return["upper"]
-    np.savez(file, **evidence(ExampleConfig(episodes=300, reveal_truth=False)))  # type: ignore[arg-type]
-    report = certify(load(file))
-    assert report.verdict == "not certifiable"
-    assert "the policy part" in report.reason
+    assert report.answer == "theorem-5"
+    assert "add `rewards`" in report.more
     assert report.true_return is None
+    assert report.assumed_independent == ["policy", "model"]
 
 
 @pytest.mark.parametrize(

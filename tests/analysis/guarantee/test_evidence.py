@@ -240,7 +240,7 @@ def promising(seed: int, episodes: int, low: float, high: float, own_data: bool,
 
 @pytest.mark.parametrize(
     ("episodes", "low", "high", "own_data", "loss"),
-    [(50, 0.5, 1.5, True, 0.0), (50, 0.0, 2.0, False, 0.0), (50, 1.0, 2.0, False, 0.0), (60, 3.0, 5.0, False, 0.03)],
+    [(50, 0.5, 1.5, True, 0.0), (50, 0.0, 2.0, False, 0.0), (50, 0.7, 1.3, False, 0.0), (60, 0.8, 1.6, False, 0.03)],
 )
 def test_the_number_of_episodes_that_is_lacking_would_do(
     episodes: int, low: float, high: float, own_data: bool, loss: float
