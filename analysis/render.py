@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from analysis.drawing.episodes import RenderConfig, play, write_strip, write_video
@@ -20,6 +21,7 @@ from m3po.runs.run_directory import RunDirectory
 
 
 def main(config: RenderConfig) -> int:
+    torch.set_num_threads(1)
     directory = RunDirectory.read(config.run_dir)
     video, strip = (
         Output(

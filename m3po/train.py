@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from m3po.agents.loop import TrainingLoop, choose_device
@@ -19,6 +20,7 @@ from m3po.agents.training import training_of
 from m3po.command_line import finish, run
 from m3po.config import Config
 from m3po.foreign.trial import try_environment
+from m3po.runs.allocation import keep_freed_memory
 from m3po.runs.health import DivergenceError, check_row
 from m3po.runs.interruption import Stopped, StopRequest, exit_code
 from m3po.runs.run_directory import RunDirectory
@@ -27,6 +29,8 @@ from m3po.runs.terminal import messages, shown
 
 def train(config: Config) -> RunDirectory:
     """Run or resume a training to its last step.
+
+    For the whole process it sets the number of torch's threads (``config.threads``), and has malloc keep freed memory.
 
     Raises:
         ValueError: see RunDirectory and try_environment.
@@ -38,6 +42,8 @@ def train(config: Config) -> RunDirectory:
     choose_device(config.device, cuda_graphs=config.cuda_graphs)
     try_environment(config)
     directory = RunDirectory.resume(config) if config.resume else RunDirectory.create(config)
+    torch.set_num_threads(config.threads)
+    keep_freed_memory()
     try:
         if directory.complete:
             print(f"{config.run_dir} is complete already", file=messages())
@@ -63,7 +69,7 @@ def start(config: Config, directory: RunDirectory) -> TrainingLoop:
                 file=messages(),
             )
             directory.record_new_generator(training.steps)
-        if not training.resume_episode():
+        if not training.collection.resume_episode():
             print(
                 f"{config.env_id} does not repeat itself for the same seed and actions: the episode under way at step "
                 f"{training.steps} is given up, and the resumed run is not the one that would have been",

@@ -12,6 +12,7 @@ import mujoco
 import torch
 import tyro
 
+from m3po.agents.agent_data import OwnEncodings, StoredEncodings
 from m3po.agents.sac import SoftActorCritic, SoftActorCriticSettings
 from m3po.config import Config
 from m3po.data.replay_buffer import EnvironmentBuffer
@@ -103,7 +104,8 @@ class Parts:
 
     encoder: ContextEncoder
     model: EnsembleModel
-    agents: dict[str, SoftActorCritic]
+    own: OwnEncodings
+    stored: StoredEncodings
     segments: Segments
     transitions: Transitions
     buffer: EnvironmentBuffer
@@ -118,11 +120,14 @@ def build(config: BenchmarkConfig, device: torch.device) -> Parts:
     encoder = ContextEncoder(*sizes).to(device)
     model = EnsembleModel(encoder, action_size, config.ensemble_size, config.width, config.layers).to(device)
     settings = SoftActorCriticSettings(0.99, 0.005, -float(action_size), 3e-4)
-    agents = {}
-    for name, own in (("own encoder", ContextEncoder(*sizes).to(device)), ("model's encoder", None)):
+
+    def agent(own: ContextEncoder | None) -> SoftActorCritic:
         policy = GaussianPolicy(encoder.feature_size, action_size, config.width, config.layers).to(device)
         critics = StackedMLP(2, encoder.feature_size + action_size, config.width, config.layers, 1).to(device)
-        agents[name] = SoftActorCritic(policy, critics, settings, 0.1, own)
+        return SoftActorCritic(policy, critics, settings, 0.1, own)
+
+    trained = ContextEncoder(*sizes).to(device)
+    own, stored = OwnEncodings(agent(trained), trained, 1), StoredEncodings(agent(None), encoder, 1)
     buffer = EnvironmentBuffer(
         5000,
         observation_size,
@@ -148,7 +153,7 @@ def build(config: BenchmarkConfig, device: torch.device) -> Parts:
     segments = buffer.segments(torch.arange(100, 100 + config.batch_size, device=device) % 5000)
     with torch.no_grad():
         transitions = encoder.transitions(segments)
-    return Parts(encoder, model, agents, segments, transitions, buffer, torch.Generator(device).manual_seed(2))
+    return Parts(encoder, model, own, stored, segments, transitions, buffer, torch.Generator(device).manual_seed(2))
 
 
 def mujoco_environment(env_id: str) -> gym.Env[Any, Any]:

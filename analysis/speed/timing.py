@@ -68,11 +68,10 @@ def measure_updates(config: BenchmarkConfig, parts: Parts, device: torch.device,
     batch = PlainBatch.of(on_cpu, config.observation_size)
     noise = torch.Generator().manual_seed(0)
     shape = (2, config.batch_size, config.action_size)
-    own, stored = parts.agents["own encoder"], parts.agents["model's encoder"]
     found = rates(
         {
-            "own encoder": synchronised(lambda: own.update(parts.segments, parts.generator), device),
-            "model's encoder": synchronised(lambda: stored.update(parts.transitions, parts.generator), device),
+            "own encoder": synchronised(lambda: parts.own.update(parts.segments, parts.generator), device),
+            "model's encoder": synchronised(lambda: parts.stored.update(parts.transitions, parts.generator), device),
             "reference": lambda: plain.update(batch, torch.randn(shape, generator=noise)),
         },
         config.seconds,
@@ -92,7 +91,7 @@ def measure_rollouts(
     config: BenchmarkConfig, parts: Parts, device: torch.device, progress: tqdm[Any]
 ) -> dict[str, Any]:
     """Transitions per second of rollouts in the model, together and one rollout at a time."""
-    policy = HistoryPolicy(parts.encoder, parts.agents["model's encoder"].policy)
+    policy = HistoryPolicy(parts.encoder, parts.stored.agent.policy)
     starts = parts.buffer.windows(torch.arange(config.rollouts, device=device) % 5000)
     one = starts.select(torch.tensor([0], device=device))
 

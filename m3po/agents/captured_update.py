@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Generic
 
 import torch
 from torch import Tensor
 
-from m3po.agents.sac import SoftActorCritic
 from m3po.data.types import Batch
 
 # torch asks for a few ordinary runs on a side stream before a capture.
 EAGER_UPDATES = 3
 
+# One gradient step on a batch; detached scalars by name.
+Update = Callable[[Batch, torch.Generator], dict[str, Tensor]]
 
-class CapturedUpdate:
-    """Calls like ``agent.update``; from the fourth call on, a replay on a static copy of the batch.
+
+class CapturedUpdate(Generic[Batch]):
+    """Calls like ``update``; from the fourth call on, a replay on a static copy of the batch.
 
     Args:
-        agent: on a CUDA device, with optimisers that may be captured (``SoftActorCriticSettings.capturable``).
+        update: of networks on a CUDA device.
+        optimisers: all that it steps, each of which may be captured (``SoftActorCriticSettings.capturable``).
 
     Every batch has to have the shapes of the first.
     """
 
-    def __init__(self, agent: SoftActorCritic) -> None:
-        self.agent = agent
+    def __init__(self, update: Update[Batch], optimisers: Iterable[torch.optim.Optimizer]) -> None:
+        self._update: Update[Batch] = update
+        self._optimisers = tuple(optimisers)
         self._calls = 0
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._batch: Any = None
+        self._batch: Batch | None = None
         self._metrics: dict[str, Tensor] = {}
 
     def __call__(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
@@ -47,17 +52,17 @@ class CapturedUpdate:
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            metrics = self.agent.update(batch, generator)
+            metrics = self._update(batch, generator)
         torch.cuda.current_stream().wait_stream(stream)
         return metrics
 
     def _capture(self, batch: Batch, generator: torch.Generator) -> None:
         """Record an update without running it."""
-        self._batch = type(batch)(**{name: value.clone() for name, value in vars(batch).items()})
+        self._batch = static = type(batch)(**{name: value.clone() for name, value in vars(batch).items()})
         graph = torch.cuda.CUDAGraph()
         graph.register_generator_state(generator)
-        for optimiser in self.agent.optimisers().values():
+        for optimiser in self._optimisers:
             optimiser.zero_grad(set_to_none=True)
         with torch.cuda.graph(graph):
-            self._metrics = self.agent.update(self._batch, generator)
+            self._metrics = self._update(static, generator)
         self._graph = graph

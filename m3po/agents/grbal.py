@@ -18,8 +18,7 @@ from m3po.agents.loop import TrainingLoop
 from m3po.agents.planner import PlannerSettings, plan
 from m3po.agents.rollout import Terminated, never_terminated
 from m3po.config import Config
-from m3po.data.replay_buffer import EnvironmentBuffer
-from m3po.data.types import Windows, newest
+from m3po.data.types import Stretches, Windows, newest
 from m3po.envs.protocol import Array
 from m3po.networks.model import widened_range
 
@@ -86,34 +85,6 @@ class PlanningPolicy:
         return action, action
 
 
-@dataclass(frozen=True)
-class Stretches:
-    """N runs of real steps in a row within an episode, each with a split point.
-
-    Attributes:
-        tokens: [N, past + following, 2 O + A].
-        reward: [N, past + following].
-        used: [N, past + following] booleans: the steps of the split point's episode; number ``past`` always is one.
-    """
-
-    tokens: Tensor
-    reward: Tensor
-    used: Tensor
-
-    @staticmethod
-    def drawn(
-        buffer: EnvironmentBuffer, past: int, following: int, count: int, generator: torch.Generator
-    ) -> Stretches:
-        """``count`` of them, the first step after the split uniform over all real steps."""
-        device = buffer.rewards.device
-        split = torch.randint(buffer.size, (count,), generator=generator, device=device)
-        places = split[:, None] + torch.arange(-past, following, device=device)
-        within = (places >= 0) & (places < buffer.size)
-        places = torch.where(within, places, 0)
-        used = within & (buffer.first[places] == buffer.first[split][:, None])
-        return Stretches(buffer.tokens[places], buffer.rewards[places], used)
-
-
 class Grbal(TrainingLoop):
     """GrBAL in the loop of real steps that every algorithm shares: G meta-gradient steps after each of them."""
 
@@ -139,21 +110,22 @@ class Grbal(TrainingLoop):
         self.model.fit(buffer.tokens[: buffer.size], buffer.rewards[: buffer.size])
         self.reach.copy_(widened_range(buffer.outcomes()))
 
-    def learn(self, epoch_step: int) -> tuple[list[dict[str, Tensor]], list[Any]]:
-        config = self.config
-        lengths = (config.history_length, config.adaptation_steps, config.meta_batch_size)
+    def learn(self, epoch_step: int) -> tuple[list[dict[str, Tensor]], list[Stretches]]:
         with self.stopwatch.measure("update"):
-            batches = [
-                Stretches.drawn(self.environment_buffer, *lengths, self.generator)
-                for _ in range(config.updates_per_step)
-            ]
-            return [self._update(batch) for batch in batches], batches
+            batches = [self.draw_batch() for _ in range(self.config.updates_per_step)]
+            return [self.update(batch) for batch in batches], batches
 
-    def _update(self, batch: Stretches) -> dict[str, Tensor]:
+    def draw_batch(self) -> Stretches:
+        """Stretches of L + K steps; the first of the K is uniform over all real steps."""
+        config, buffer = self.config, self.environment_buffer
+        split = torch.randint(buffer.size, (config.meta_batch_size,), generator=self.generator, device=self.device)
+        return buffer.stretches(split, config.history_length, config.adaptation_steps)
+
+    def update(self, batch: Stretches) -> dict[str, Tensor]:
         """One meta-gradient step; the loss after adaptation, and what it would be without."""
         past = self.config.history_length
         before = (batch.tokens[:, :past], batch.used[:, :past])
-        after = (batch.tokens[:, past:], batch.reward[:, past:], batch.used[:, past:])
+        after = (batch.tokens[:, past:], batch.reward, batch.used[:, past:])
         loss = self.model.meta_loss(*before, *after, self.config.adaptation_rate)
         self.optimiser.zero_grad()
         loss.backward()

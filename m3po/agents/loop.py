@@ -11,28 +11,24 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from m3po.agents.collection import Collection
 from m3po.agents.rollout import termination_by
-from m3po.config import MODEL_FREE, Config
-from m3po.data.replay_buffer import EnvironmentBuffer
-from m3po.data.types import Windows, token_of
-from m3po.envs.protocol import Array
+from m3po.config import Config
 from m3po.episodes import run_episodes
-from m3po.foreign.checked_environment import CheckedEnvironment, Step, change_of, to_tensor
 from m3po.networks.policy import Policy
-from m3po.runs.allocation import keep_freed_memory
-from m3po.runs.health import check_row, check_updates, unresolved_coordinates, warnings_of
+from m3po.runs.health import NamedTensors, check_row, check_updates, unresolved_coordinates, warnings_of
 from m3po.runs.stopwatch import Stopwatch
 from m3po.seeds import Purpose, environment_seeds, torch_generator
 
 
 class TrainingLoop(ABC):
-    """Everything a run holds in memory but what it learns, in units of one real step.
+    """A training that advances by one real step at a time, in epochs that end with a row of metrics.
 
     Attributes:
+        collection: the environment, its episodes, and D_env, which is ``environment_buffer``.
         policy: acts, here and in evaluations.
         steps: real environment steps so far.
         measured_at: steps at the last row of metrics.
@@ -52,45 +48,31 @@ class TrainingLoop(ABC):
             )
         self.config = config
         self.device = choose_device(config.device, cuda_graphs=config.cuda_graphs)
-        torch.set_num_threads(config.threads)
-        keep_freed_memory()
-        self.options = config.environment_options()
-        self._checked = CheckedEnvironment(config.env_id, self.options)
-        self.environment = self._checked.environment
-        self.observation_size = self._checked.observation_size
-        self.action_size = self._checked.action_size
-        self.horizon = self._checked.horizon
-        self.offers = self._checked.offers
+        self.stopwatch = Stopwatch()
+        self.collection = Collection(config, self.device, self.stopwatch)
+        self.environment_buffer = self.collection.buffer
+        checked = self.collection.checked
+        self.environment = checked.environment
+        self.observation_size = checked.observation_size
+        self.action_size = checked.action_size
+        self.horizon = checked.horizon
+        self.offers = checked.offers
         self.dynamics: Any = self.offers.dynamics
+        self.options = config.environment_options()
         self.terminated = termination_by(self.offers.rule)
-        self.new_generator = False
 
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
-        self.collection_generator = torch.Generator().manual_seed(config.seed + 1)
+        self.new_generator = False
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)  # initial weights come from torch's own generator
             self.build(self.observation_size)
-        self.environment_buffer = EnvironmentBuffer(
-            config.total_steps,
-            self.observation_size,
-            self.action_size,
-            history_length=config.history_length,
-            members=config.ensemble_size,
-            holdout=config.holdout,
-            device=self.device,
-        )
         self.steps = 0
-        self.episodes = 0
         self.measured_at = -1
         self.seconds = 0.0
-        self.stopwatch = Stopwatch()
         self._epoch_step: int | None = None  # None between epochs
         self._sums: dict[str, Tensor] = {}  # of what the updates of this epoch reported
         self._updates = 0
         self._collected = 0.0
-        self._windows: Windows | None = None  # None between episodes
-        self._observation: Array = np.zeros(self.observation_size)  # what the environment showed last
-        self._episode_to_resume = False
 
     # What an algorithm is
 
@@ -103,7 +85,7 @@ class TrainingLoop(ABC):
         """Before the first real step of an epoch."""
 
     @abstractmethod
-    def learn(self, epoch_step: int) -> tuple[Sequence[Mapping[str, Tensor]], Sequence[Any]]:
+    def learn(self, epoch_step: int) -> tuple[Sequence[Mapping[str, Tensor]], Sequence[NamedTensors]]:
         """After real step ``epoch_step`` >= 1 of the epoch: what each update reports, and the batch it was given."""
 
     def learned_metrics(self, means: Mapping[str, float]) -> dict[str, Any]:
@@ -213,77 +195,16 @@ class TrainingLoop(ABC):
         with self.stopwatch.measure("measure"):
             row = joined_warnings(row, self.measure(), {"warnings": self.data_warnings()})
         row |= {f"{name}_seconds": seconds for name, seconds in self.stopwatch.seconds.items()}
-        self.stopwatch = Stopwatch()
+        self.stopwatch.seconds = {}
         self._epoch_step, self.measured_at = None, self.steps
         check_row(row)
         return row
 
     def collect_step(self, *, random: bool) -> float:
-        """One real step, stored in D_env; starts a new episode when the last one ended. Returns the reward.
-
-        Raises:
-            DivergenceError: when the environment returns a number that is not finite.
-            ValueError: when it returns what it should not, or ends an episode where its method ``terminated`` does not
-                (PEARL needs none).
-        """
-        starts = self._windows is None
-        windows = self._windows if self._windows is not None else self._start_episode()
-        with self.stopwatch.measure("acting"):
-            if random:
-                action = 2 * torch.rand(1, self.action_size, generator=self.collection_generator).to(self.device) - 1
-            else:
-                action, _ = self.policy.act(windows, self.generator)
-        step = self._act(action)
-        next_observation, change = self._seen(step.observation)
-        self.environment_buffer.add(
-            windows.observation[0],
-            action[0],
-            step.reward,
-            next_observation[0],
-            change=change[0],
-            terminated=step.terminated,
-            starts_episode=starts,
-            generator=self.collection_generator,
-        )
-        over = step.terminated or step.truncated
-        self._windows = None if over else windows.push(action, next_observation, change)
+        """``Collection.step`` with the policy; returns the reward."""
+        reward = self.collection.step(self.policy, self.generator, random=random)
         self.steps += 1
-        return step.reward
-
-    def _start_episode(self) -> Windows:
-        # Each episode has its own seed, so a resumed run meets the same episodes without storing the simulator.
-        self.episodes += 1
-        return Windows.initial(self._reset(), self.config.history_length, self.action_size)
-
-    def _episode_seed(self) -> int:
-        return environment_seeds(Purpose.TRAINING_EPISODE, self.config.seed, self.episodes - 1, count=1)[0]
-
-    def _reset(self) -> Tensor:
-        """o_0 [1, O] of the present episode."""
-        with self.stopwatch.measure("environment"):
-            self._observation, _ = self._checked.reset(self._episode_seed(), f"in episode {self.episodes}")
-        return to_tensor(self._observation, self.device)[None]
-
-    def _act(self, action: Tensor) -> Step:
-        """The environment's answer to ``action`` [1, A]."""
-        where = f"at real step {self.steps + 1}"
-        with self.stopwatch.measure("environment"):
-            step = self._checked.step(action, where)
-        if self.config.algorithm not in MODEL_FREE:
-            try:
-                self._checked.check_end(step, where)
-            except ValueError as error:
-                raise ValueError(
-                    f"{error}. What was trained until the last checkpoint is in {self.config.run_dir}; --resume "
-                    "continues it once the environment has that method"
-                ) from error
-        return step
-
-    def _seen(self, following: Array) -> tuple[Tensor, Tensor]:
-        """o_{t+1} and its difference from what was shown last, each [1, O]; it is then what was shown last."""
-        change = to_tensor(change_of(self._observation, following), self.device)[None]
-        self._observation = following
-        return to_tensor(following, self.device)[None], change
+        return reward
 
     def data_warnings(self) -> list[str]:
         """What a reader should know about the real data, in words."""
@@ -316,13 +237,13 @@ class TrainingLoop(ABC):
         """Everything a resumed run needs, as tensors and plain values."""
         return {
             "steps": self.steps,
-            "episodes": self.episodes,
-            "episode_under_way": self._windows is not None,
+            "episodes": self.collection.episodes,
+            "episode_under_way": self.collection.windows is not None,
             "measured_at": self.measured_at,
             "seconds": self.seconds,
             **self.learned_state(),
             "environment_buffer": self.environment_buffer.state(),
-            "generators": [self.generator.get_state(), self.collection_generator.get_state()],
+            "generators": [self.generator.get_state(), self.collection.generator.get_state()],
             # What an epoch under way has so far.
             "epoch": None
             if self._epoch_step is None
@@ -337,15 +258,17 @@ class TrainingLoop(ABC):
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Inverse of ``state``, but for an episode that was under way: see ``resume_episode``."""
-        self.steps, self.episodes, self.seconds = state["steps"], state["episodes"], state["seconds"]
-        self.measured_at = state["measured_at"]
+        """Inverse of ``state``, but for an episode that was under way: see ``Collection.resume_episode``."""
+        self.steps, self.measured_at, self.seconds = state["steps"], state["measured_at"], state["seconds"]
         self.load_learned_state(state)
-        self.environment_buffer.load_state(state["environment_buffer"])
-        self.load_generator(state["generators"][0].cpu())
-        self.collection_generator.set_state(state["generators"][1].cpu())
-        self._windows = None
-        self._episode_to_resume = state["episode_under_way"]
+        device_generator, collection_generator = (each.cpu() for each in state["generators"])
+        self.load_generator(device_generator)
+        self.collection.load(
+            state["environment_buffer"],
+            collection_generator,
+            state["episodes"],
+            under_way=state["episode_under_way"],
+        )
         epoch = state["epoch"]
         self._epoch_step = None
         if epoch is not None:
@@ -364,32 +287,6 @@ class TrainingLoop(ABC):
             self.generator = torch_generator(Purpose.NEW_GENERATOR, self.config.seed, self.steps, device=self.device)
         else:
             self.generator.set_state(stored)
-
-    def resume_episode(self) -> bool:
-        """Bring the environment to where the checkpoint was: same seed, same actions, so the same state.
-
-        Returns:
-            False when the environment did not repeat itself bit for bit; the episode is then given up and the next
-            step starts a new one.
-        """
-        if not self._episode_to_resume:
-            return True
-        buffer, last = self.environment_buffer, self.steps - 1
-        current = self._reset()
-        for index in range(int(buffer.first[last]), last + 1):
-            action = buffer.actions(torch.tensor([index], device=self.device))
-            step = self._act(action)
-            following, change = self._seen(step.observation)
-            happened = (
-                torch.equal(current[0], buffer.observations[index])
-                and torch.equal(token_of(current, action, following, change)[0], buffer.tokens[index])
-                and torch.equal(to_tensor(step.reward, self.device), buffer.rewards[index])
-            )
-            if step.terminated or step.truncated or not happened:
-                return False
-            current = following
-        self._windows = buffer.windows(torch.tensor([last], device=self.device)).push(action, current, change)
-        return True
 
 
 def joined_warnings(*parts: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from m3po.agents.captured_update import CapturedUpdate
+from m3po.agents.agent_data import OwnEncodings, StoredEncodings
 from m3po.agents.loop import TrainingLoop
 from m3po.agents.model_training import train_model
 from m3po.agents.rollout import model_steps
 from m3po.agents.sac import SoftActorCritic, agent_networks, agent_settings
-from m3po.data.replay_buffer import ModelBuffer
-from m3po.data.types import Segments, Transitions, joined, rows_of
+from m3po.data.replay_buffer import drawn
 from m3po.episodes import run_episodes
 from m3po.errors import error_metrics
 from m3po.networks.context_encoder import ContextEncoder
 from m3po.networks.model import EnsembleModel
 from m3po.networks.policy import HistoryPolicy
+from m3po.runs.health import NamedTensors
 
 
 class M3PO(TrainingLoop):
@@ -43,18 +43,20 @@ class M3PO(TrainingLoop):
         network, critics = agent_networks(
             config, encoder.feature_size, action_size, self.device, gated=config.agent_units == "gated"
         )
-        own = ContextEncoder(*sizes).to(self.device) if config.context_training == "critic" else None
-        self.own_encoder = own  # None: policy and critics read the model's
         self.target_entropy, settings = agent_settings(config, action_size)
-        self.agent = SoftActorCritic(network, critics, settings, config.initial_temperature, own)
-        self.update = CapturedUpdate(self.agent) if config.cuda_graphs else self.agent.update
-        self.policy = HistoryPolicy(encoder if own is None else own, network)
+        capacity = max(config.model_buffer_size, config.rollouts_per_step * config.rollout_interval)
+        self.data: StoredEncodings | OwnEncodings
+        if config.context_training == "model":
+            self.agent = SoftActorCritic(network, critics, settings, config.initial_temperature)
+            self.data = StoredEncodings(self.agent, encoder, capacity, captured=config.cuda_graphs)
+        else:
+            own = ContextEncoder(*sizes).to(self.device)
+            self.agent = SoftActorCritic(network, critics, settings, config.initial_temperature, own)
+            self.data = OwnEncodings(self.agent, own, capacity, captured=config.cuda_graphs)
+        self.policy = HistoryPolicy(self.data.encoder, network)
         self.data_policy = self.policy.snapshot()
         self.model_optimiser = torch.optim.AdamW(
             self.model.parameters(), lr=config.model_learning_rate, weight_decay=config.model_weight_decay, fused=True
-        )
-        self.model_buffer: ModelBuffer[Any] = ModelBuffer(
-            max(config.model_buffer_size, config.rollouts_per_step * config.rollout_interval)
         )
         self._model_losses: dict[str, float] = {}
 
@@ -71,21 +73,21 @@ class M3PO(TrainingLoop):
             self._model_losses = train_model(
                 self.model, self.model_optimiser, self.environment_buffer, config, self.generator
             )
-            if self.own_encoder is not None:
-                self.own_encoder.copy_normalisers(self.model.encoder)
-        self.model_buffer.clear()
+            self.data.follow(self.model.encoder)
         self.data_policy = self.policy.snapshot()
         self.agent.set_learning_rate(config.learning_rate_at(self.steps))
         self.add_rollouts(config.rollouts_per_step * config.rollout_interval)
 
-    # Lines 4-13; line 5 is TrainingLoop.collect_step.
-    def learn(self, epoch_step: int) -> tuple[list[dict[str, Tensor]], list[Any]]:
+    # Lines 4-13, and section 7.1 for the mixture; line 5 is TrainingLoop.collect_step.
+    def learn(self, epoch_step: int) -> tuple[Sequence[Mapping[str, Tensor]], Sequence[NamedTensors]]:
         config = self.config
         if epoch_step % config.rollout_interval == 0:
             self.add_rollouts(config.rollouts_per_step * config.rollout_interval)
         with self.stopwatch.measure("update"):
-            batches = self.draw_batches(config.updates_per_step)
-            return [self.update(batch, self.generator) for batch in batches], batches
+            fictitious = round(config.model_share_at(self.steps) * config.batch_size)
+            return self.data.learn(
+                config.updates_per_step, config.batch_size, fictitious, self.environment_buffer, self.generator
+            )
 
     # Lines 6-9.
     def add_rollouts(self, count: int) -> None:
@@ -95,32 +97,12 @@ class M3PO(TrainingLoop):
             return
         with self.stopwatch.measure("rollout"):
             if self.config.algorithm == "m3po-full":
-                initial = buffer.initial_indices()
-                count = max(count // self.horizon, 1)
-                indices = initial[torch.randint(len(initial), (count,), generator=generator, device=self.device)]
+                indices = drawn(buffer.initial_indices(), max(count // self.horizon, 1), generator)
             else:
                 indices = torch.randint(buffer.size, (count,), generator=generator, device=self.device)
             starts = buffer.windows(indices)
             for step in model_steps(self.model, self.policy, starts, self.rollout_length, generator, self.terminated):
-                self.model_buffer.add(step.transitions if self.own_encoder is None else step.segments())
-
-    # Line 11, and section 7.1 for the mixture.
-    def draw_batches(self, count: int) -> list[Any]:
-        """``count`` batches of fictitious and real transitions in the proportion that ``model_share_at`` says."""
-        size = self.config.batch_size
-        fictitious = round(self.config.model_share_at(self.steps) * size)
-        parts: list[list[Any]] = []
-        if fictitious > 0:
-            drawn = self.model_buffer.sample(count * fictitious, self.generator)
-            parts.append([rows_of(drawn, slice(i * fictitious, (i + 1) * fictitious)) for i in range(count)])
-        if fictitious < size:
-            real = size - fictitious
-            segments: Any = self.environment_buffer.sample_segments(count * real, self.generator)
-            if self.own_encoder is None:
-                with torch.no_grad():
-                    segments = self.model.encoder.transitions(segments)
-            parts.append([rows_of(segments, slice(i * real, (i + 1) * real)) for i in range(count)])
-        return [joined(each) if len(each) > 1 else each[0] for each in zip(*parts, strict=True)]
+                self.data.add(step)
 
     def learned_metrics(self, means: Mapping[str, float]) -> dict[str, Any]:
         return {
@@ -171,8 +153,8 @@ class M3PO(TrainingLoop):
 
     def epoch_state(self) -> dict[str, Any]:
         # D_model does not outlive its epoch.
-        return {"model_losses": self._model_losses, "model_buffer": self.model_buffer.state()}
+        return {"model_losses": self._model_losses, "model_buffer": self.data.model_buffer.state()}
 
     def load_epoch_state(self, state: dict[str, Any]) -> None:
         self._model_losses = state["model_losses"]
-        self.model_buffer.load_state(state["model_buffer"], Transitions if self.own_encoder is None else Segments)
+        self.data.load_state(state["model_buffer"])

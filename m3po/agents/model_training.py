@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from m3po.config import Config
-from m3po.data.replay_buffer import EnvironmentBuffer
-from m3po.data.types import ROWS_AT_A_TIME, Windows
+from m3po.data.replay_buffer import EnvironmentBuffer, drawn
+from m3po.data.types import ROWS_AT_A_TIME, Segments, rows_of
 from m3po.networks.model import EnsembleModel
 from m3po.runs.health import DivergenceError, magnitudes
 
@@ -23,40 +21,19 @@ HELD_OUT_AT_MOST = 5000
 BOUND_WEIGHT = 0.01
 
 
-@dataclass(frozen=True)
-class Examples:
-    """What the model is trained or judged on: windows, actions [N, A], and targets (o' - o, r) [N, O + 1]."""
-
-    windows: Windows
-    actions: Tensor
-    targets: Tensor
-
-    @staticmethod
-    def at(indices: Tensor, buffer: EnvironmentBuffer) -> Examples:
-        """The real transitions at ``indices``."""
-        return Examples(buffer.windows(indices), buffer.actions(indices), buffer.targets(indices))
-
-
 @torch.no_grad()
-def choose_elites_by_loss(model: EnsembleModel, examples: Examples) -> float:
-    """Choose the elites by their mean negative log likelihood on ``examples``, and return that of their mixture.
+def choose_elites_by_loss(model: EnsembleModel, segments: Segments) -> float:
+    """Choose the elites by their mean negative log likelihood on ``segments``, and return that of their mixture.
 
     In nats, up to a constant.
     """
-    parts = [
-        model.member_losses(
-            model.encoder(examples.windows.select(rows)), examples.actions[rows], examples.targets[rows]
-        )
-        for rows in torch.arange(len(examples.actions), device=examples.actions.device).split(ROWS_AT_A_TIME)
-    ]
+    parts = []
+    for rows in torch.arange(len(segments.reward), device=segments.reward.device).split(ROWS_AT_A_TIME):
+        windows, actions, targets = rows_of(segments, rows).examples(model.encoder.observation_size)
+        parts.append(model.member_losses(model.encoder(windows), actions, targets))
     losses = torch.cat(parts, dim=1)
     model.choose_elites(losses.mean(dim=1))
     return (math.log(len(model.elite)) - torch.logsumexp(-losses[model.elite], dim=0)).mean().item()
-
-
-def drawn(indices: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """``count`` of ``indices`` [N], uniformly with replacement."""
-    return indices[torch.randint(len(indices), (count,), generator=generator, device=indices.device)]
 
 
 def train_model(
@@ -90,7 +67,7 @@ def train_model(
     model.target_normaliser.fit(buffer.targets(used))
     model.fit_reach(buffer.outcomes())
 
-    judges = Examples.at(held_out, buffer)
+    judges = buffer.segments(held_out)
     short = training[training - buffer.first[training] < config.history_length]
     from_starts = round(config.start_share * config.model_batch_size) if len(short) else 0
     best, best_state, checks_since, losses = float("inf"), None, 0, []
@@ -101,7 +78,7 @@ def train_model(
             if not math.isfinite(loss):
                 raise DivergenceError(
                     f"the model's held-out loss is {loss} after {update} of its updates, on {buffer.size} real "
-                    f"transitions; {magnitudes(targets=judges.targets, tokens=judges.windows.tokens)}"
+                    f"transitions; {magnitudes(targets=buffer.targets(held_out), tokens=judges.tokens)}"
                 )
             if loss < best:
                 best, checks_since = loss, 0
@@ -113,13 +90,12 @@ def train_model(
         indices = drawn(training, config.model_batch_size - from_starts, generator)
         if from_starts:
             indices = torch.cat([indices, drawn(short, from_starts, generator)])
-        examples = Examples.at(indices, buffer)
-        windows = examples.windows
+        windows, actions, targets = buffer.segments(indices).examples(model.encoder.observation_size)
         chance = torch.rand(2, len(indices), generator=generator, device=indices.device)
         # At least one step stays: an empty past means the start of an episode, and only that.
         shortened = (1 + chance[0] * windows.lengths).long().minimum(windows.lengths)
         windows = windows.forget(torch.where(chance[1] < config.forgetting, shortened, windows.lengths))
-        member_losses = model.member_losses(model.encoder(windows), examples.actions, examples.targets)
+        member_losses = model.member_losses(model.encoder(windows), actions, targets)
         weighted = (member_losses * buffer.member_weights[indices].T).mean(dim=1).sum()
         bounds = (model.log_variance_high - model.log_variance_low).sum()
         optimiser.zero_grad()

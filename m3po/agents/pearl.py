@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from m3po.agents.loop import TrainingLoop
-from m3po.agents.sac import SoftActorCritic, SoftActorCriticSettings, agent_networks, agent_settings
-from m3po.data.replay_buffer import EnvironmentBuffer
-from m3po.data.types import Transitions, Windows, newest
+from m3po.agents.sac import SoftActorCritic, agent_networks, agent_settings
+from m3po.data.replay_buffer import EnvironmentBuffer, drawn
+from m3po.data.types import Stretches, Transitions, Windows, newest, parts_of
 from m3po.networks.context_encoder import Normaliser
-from m3po.networks.policy import GaussianPolicy, draw_action
+from m3po.networks.policy import EncodedPolicy
 from m3po.networks.stacked import StackedMLP
 
 LEAST_VARIANCE = 1e-7  # the source's
@@ -50,43 +50,12 @@ def divergence_from_prior(mean: Tensor, variance: Tensor) -> Tensor:
     return 0.5 * (variance + mean**2 - 1 - variance.log()).sum(dim=-1)
 
 
-@dataclass(frozen=True)
-class Chunks:
-    """N runs of c real steps in a row, each with the L steps before it: their windows overlap, and share their factors.
-
-    Attributes:
-        tokens: [N, L + c, 2 O + A].
-        lengths: [N, c] int64, past steps of each window, in 0..L.
-        reward, not_terminal: [N, c], as in Transitions.
-        used: [N, c] booleans; episodes rarely are a multiple of c steps long.
-    """
-
-    tokens: Tensor
-    lengths: Tensor
-    reward: Tensor
-    not_terminal: Tensor
-    used: Tensor
-
-    @staticmethod
-    def drawn(buffer: EnvironmentBuffer, count: int, generator: torch.Generator) -> Chunks:
-        """``count`` chunks, uniformly with replacement, of those that every episode is cut into from its start."""
-        device, limit = buffer.rewards.device, buffer.history_length
-        steps = torch.arange(buffer.size, device=device)
-        starts = steps[(steps - buffer.first[: buffer.size]) % CHUNK == 0]
-        start = starts[torch.randint(len(starts), (count,), generator=generator, device=device)]
-        own = start[:, None] + torch.arange(CHUNK, device=device)
-        first = buffer.first[start][:, None]
-        used = own < buffer.size
-        own = torch.where(used, own, 0)
-        used &= buffer.first[own] == first
-        places = (start[:, None] + torch.arange(-limit, CHUNK, device=device)).clamp(min=0, max=buffer.size - 1)
-        return Chunks(
-            buffer.tokens[places],
-            (own - first).clamp(min=0, max=limit),
-            buffer.rewards[own],
-            (~buffer.terminated[own]).float(),
-            used,
-        )
+def drawn_chunks(buffer: EnvironmentBuffer, count: int, generator: torch.Generator) -> Stretches:
+    """``count`` runs of ``CHUNK`` steps, uniformly with replacement, of those that every episode is cut into from its
+    start; their windows of the last L steps overlap, and share their factors."""
+    steps = torch.arange(buffer.size, device=buffer.rewards.device)
+    starts = steps[(steps - buffer.first[: buffer.size]) % CHUNK == 0]
+    return buffer.stretches(drawn(starts, count, generator), buffer.history_length, CHUNK)
 
 
 class LatentEncoder(nn.Module):
@@ -117,15 +86,16 @@ class LatentEncoder(nn.Module):
         """The ``lengths`` [N] newest of tokens [N, L, 2 O + A] -> mean and variance of z, each [N, Z]."""
         return product_of_gaussians(*self._factors(tokens), newest(lengths, self.history_length))
 
-    def posteriors(self, chunks: Chunks) -> tuple[Tensor, Tensor]:
-        """Mean and variance of z at every step of N chunks, each [N, c, Z]."""
-        limit = self.history_length
+    def posteriors(self, chunks: Stretches) -> tuple[Tensor, Tensor]:
+        """Mean and variance of z at every step of N chunks behind L steps, each [N, c, Z]."""
         # [N, c + 1, Z, L] without a copy; the last window is that of the step after the chunk.
         mean, variance = (
-            values.unfold(1, limit, 1)[:, :-1].transpose(2, 3).flatten(0, 1) for values in self._factors(chunks.tokens)
+            values.unfold(1, self.history_length, 1)[:, :-1].transpose(2, 3).flatten(0, 1)
+            for values in self._factors(chunks.tokens)
         )
-        mean, variance = product_of_gaussians(mean, variance, newest(chunks.lengths.flatten(), limit))
-        return mean.unflatten(0, chunks.used.shape), variance.unflatten(0, chunks.used.shape)
+        used = chunks.used.unfold(1, self.history_length, 1)[:, :-1].flatten(0, 1)
+        mean, variance = product_of_gaussians(mean, variance, used)
+        return mean.unflatten(0, chunks.reward.shape), variance.unflatten(0, chunks.reward.shape)
 
     def _factors(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance of every token's factor: [N, T, 2 O + A] -> two [N, T, Z]."""
@@ -139,69 +109,36 @@ class LatentEncoder(nn.Module):
 
 
 @dataclass(frozen=True)
-class LatentPolicy:
+class LatentPolicy(EncodedPolicy[LatentEncoder]):
     """pi(a | o_t, z): z is drawn from the posterior at every step; the deterministic policy takes its mean."""
 
-    encoder: LatentEncoder
-    network: GaussianPolicy
-
-    @property
-    def history_length(self) -> int:
-        return self.encoder.history_length
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.network.parameters()).device
-
-    @torch.no_grad()
-    def act(
-        self, windows: Windows, generator: torch.Generator, *, deterministic: bool = False
-    ) -> tuple[Tensor, Tensor]:
-        """N windows -> action [N, A] in (-1, 1) and the same before tanh [N, A]."""
+    def features(self, windows: Windows, generator: torch.Generator, *, deterministic: bool) -> Tensor:
         latent, variance = self.encoder.posterior(windows.tokens, windows.lengths)
         if not deterministic:
             latent = latent + variance.sqrt() * torch.randn(latent.shape, generator=generator, device=latent.device)
-        mean, log_std = self.network(self.encoder.features(windows.observation, latent))
-        return draw_action(mean, log_std, generator, deterministic=deterministic)
+        return self.encoder.features(windows.observation, latent)
 
 
-class LatentActorCritic(SoftActorCritic):
-    """Soft actor-critic whose encoder is trained by the critics' loss and by kl_weight * KL(q(z | h) || N(0, I))."""
+def latent_transitions(
+    encoder: LatentEncoder, chunks: Stretches, generator: torch.Generator
+) -> tuple[Transitions, Tensor]:
+    """The steps of N chunks as policy and critics read them, and mean_n KL(q(z | h_n) || N(0, I)).
 
-    def __init__(
-        self,
-        policy: GaussianPolicy,
-        critics: StackedMLP,
-        settings: SoftActorCriticSettings,
-        initial_temperature: float,
-        encoder: LatentEncoder,
-        kl_weight: float,
-    ) -> None:
-        super().__init__(policy, critics, settings, initial_temperature)
-        self.latent_encoder = encoder
-        self.kl_weight = kl_weight
-        self.critic_optimiser = self._adam([*critics.parameters(), *encoder.parameters()])
-
-    def modules(self) -> dict[str, nn.Module]:
-        return super().modules() | {"encoder": self.latent_encoder}
-
-    def encoded(self, batch: Any, generator: torch.Generator) -> tuple[Transitions, dict[str, Tensor]]:
-        """Both ends of a transition get the same z, drawn from the posterior at its beginning, as in the source."""
-        assert isinstance(batch, Chunks)
-        encoder = self.latent_encoder
-        size = encoder.observation_size
-        mean, variance = (values[batch.used] for values in encoder.posteriors(batch))
-        latent = mean + variance.sqrt() * torch.randn(mean.shape, generator=generator, device=mean.device)
-        step = batch.tokens[:, encoder.history_length :][batch.used]
-        observation = step[:, :size]
-        transitions = Transitions(
-            encoder.features(observation, latent),
-            step[:, size:-size],
-            batch.reward[batch.used],
-            encoder.features(observation + step[:, -size:], latent.detach()),
-            batch.not_terminal[batch.used],
-        )
-        return transitions, {"kl_penalty": self.kl_weight * divergence_from_prior(mean, variance).mean()}
+    Both ends of a transition get the same z, drawn from the posterior at its beginning, as in the source.
+    """
+    used = chunks.used[:, encoder.history_length :]
+    mean, variance = (values[used] for values in encoder.posteriors(chunks))
+    latent = mean + variance.sqrt() * torch.randn(mean.shape, generator=generator, device=mean.device)
+    step = chunks.tokens[:, encoder.history_length :][used]
+    observation, action, change = parts_of(step, encoder.observation_size)
+    transitions = Transitions(
+        encoder.features(observation, latent),
+        action,
+        chunks.reward[used],
+        encoder.features(observation + change, latent.detach()),
+        chunks.not_terminal[used],
+    )
+    return transitions, divergence_from_prior(mean, variance).mean()
 
 
 class Pearl(TrainingLoop):
@@ -216,9 +153,7 @@ class Pearl(TrainingLoop):
         ).to(self.device)
         network, critics = agent_networks(config, encoder.feature_size, action_size, self.device, gated=False)
         self.target_entropy, settings = agent_settings(config, action_size)
-        self.agent = LatentActorCritic(
-            network, critics, settings, config.initial_temperature, encoder, config.kl_weight
-        )
+        self.agent = SoftActorCritic(network, critics, settings, config.initial_temperature, encoder)
         self.encoder = encoder
         self.policy = LatentPolicy(encoder, network)
 
@@ -226,12 +161,18 @@ class Pearl(TrainingLoop):
         self.encoder.fit(self.environment_buffer.tokens[: self.environment_buffer.size])
         self.agent.set_learning_rate(self.config.learning_rate_at(self.steps))
 
-    def learn(self, epoch_step: int) -> tuple[list[dict[str, Tensor]], list[Any]]:
+    def learn(self, epoch_step: int) -> tuple[list[dict[str, Tensor]], list[Stretches]]:
         count, size = self.config.updates_per_step, self.config.batch_size
         with self.stopwatch.measure("update"):
             chunks = -(-size // CHUNK)
-            batches = [Chunks.drawn(self.environment_buffer, chunks, self.generator) for _ in range(count)]
-            return [self.agent.update(batch, self.generator) for batch in batches], batches
+            batches = [drawn_chunks(self.environment_buffer, chunks, self.generator) for _ in range(count)]
+            return [self.update(batch) for batch in batches], batches
+
+    def update(self, chunks: Stretches) -> dict[str, Tensor]:
+        """One update of the agent; the encoder descends the critics' loss + kl_weight * KL(q(z | h) || N(0, I))."""
+        transitions, divergence = latent_transitions(self.encoder, chunks, self.generator)
+        penalties = {"kl_penalty": self.config.kl_weight * divergence}
+        return self.agent.update(transitions, self.generator, penalties)
 
     def learned_metrics(self, means: Mapping[str, float]) -> dict[str, Any]:
         return self.agent_warnings(means, self.target_entropy)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from m3po.config import Config
-from m3po.data.types import Segments, Transitions
-from m3po.networks.context_encoder import ContextEncoder
+from m3po.data.types import Transitions
 from m3po.networks.policy import GaussianPolicy, squashed_sample
 from m3po.networks.stacked import StackedMLP
 
@@ -101,8 +102,8 @@ class SoftActorCritic:
     """Policy, twin critics, their targets, temperature, and their optimisers.
 
     Args:
-        encoder: trained by the critics' loss on batches of Segments; None when batches come encoded (Transitions).
-            Policy and target critics use it as it is: one encoding per window serves them all.
+        encoder: what the critics' loss trains beside the critics: the encoder that the features of batches carry
+            gradients to; None when they carry none. One encoding per window serves all networks of an update.
     """
 
     def __init__(
@@ -111,7 +112,7 @@ class SoftActorCritic:
         critics: StackedMLP,
         settings: SoftActorCriticSettings,
         initial_temperature: float,
-        encoder: ContextEncoder | None = None,
+        encoder: nn.Module | None = None,
     ) -> None:
         device = next(policy.parameters()).device
         self.policy = policy
@@ -130,16 +131,14 @@ class SoftActorCritic:
         rates = torch.tensor(rate, device=parameters[0].device) if capturable else rate
         return torch.optim.Adam(parameters, lr=rates, fused=True, capturable=capturable)
 
-    def update(self, batch: Any, generator: torch.Generator) -> dict[str, Tensor]:
+    def update(
+        self, batch: Transitions, generator: torch.Generator, penalties: Mapping[str, Tensor] = MappingProxyType({})
+    ) -> dict[str, Tensor]:
         """One gradient step of critics, policy and temperature; returns detached scalars by name.
 
-        ``batch`` is whatever ``encoded`` takes.
-
-        Raises:
-            ValueError: when the batch is not encoded and there is no encoder.
+        ``penalties``: scalars that the encoder pays beside the critics' loss.
         """
         settings = self.settings
-        batch, penalties = self.encoded(batch, generator)
         temperature = self.log_temperature.detach().exp()
         noise = torch.randn(2, *batch.action.shape, generator=generator, device=batch.action.device)
 
@@ -173,15 +172,6 @@ class SoftActorCritic:
             "temperature": temperature,
             **{name: penalty.detach() for name, penalty in penalties.items()},
         }
-
-    def encoded(self, batch: Any, generator: torch.Generator) -> tuple[Transitions, dict[str, Tensor]]:
-        """The batch as the networks read it, and what the encoder pays for it beside the critics' loss, by name."""
-        if isinstance(batch, Transitions):
-            return batch, {}
-        assert isinstance(batch, Segments)
-        if self.encoder is None:
-            raise ValueError("a batch of Segments needs a soft actor-critic with an encoder")
-        return self.encoder.transitions(batch), {}
 
     def set_learning_rate(self, learning_rate: float) -> None:
         """Of all optimisers, from now on."""

@@ -8,7 +8,12 @@ from typing import Any, Generic
 import torch
 from torch import Tensor
 
-from m3po.data.types import Batch, Segments, Windows, newest, rows_of, token_of
+from m3po.data.types import Batch, Segments, Stretches, Windows, newest, parts_of, rows_of, token_of
+
+
+def drawn(indices: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """``count`` of ``indices`` [N], uniformly with replacement."""
+    return indices[torch.randint(len(indices), (count,), generator=generator, device=indices.device)]
 
 
 def windows_ending_at(
@@ -112,10 +117,18 @@ class EnvironmentBuffer:
         """``count`` real transitions with their past, uniformly with replacement."""
         return self.segments(torch.randint(self.size, (count,), generator=generator, device=self.rewards.device))
 
+    def stretches(self, indices: Tensor, past: int, following: int) -> Stretches:
+        """The ``following`` steps from each of ``indices`` [N] on, with the ``past`` before them."""
+        places = indices[:, None] + torch.arange(-past, following, device=indices.device)
+        used = (places >= 0) & (places < self.size)
+        places = torch.where(used, places, 0)
+        used &= self.first[places] == self.first[indices][:, None]
+        own = places[:, past:]
+        return Stretches(self.tokens[places], used, self.rewards[own], (~self.terminated[own]).float())
+
     def actions(self, indices: Tensor) -> Tensor:
         """a_t of the steps at ``indices``: [N, A]."""
-        size = self._observation_size
-        return self.tokens[indices, size:-size]
+        return parts_of(self.tokens[indices], self._observation_size)[1]
 
     def targets(self, indices: Tensor) -> Tensor:
         """What the model predicts, (o_{t+1} - o_t, r_t): [N, O + 1]."""

@@ -74,6 +74,11 @@ def token_of(observation: Tensor, action: Tensor, next_observation: Tensor, chan
     return torch.cat([observation, action, next_observation - observation if change is None else change], dim=-1)
 
 
+def parts_of(token: Tensor, observation_size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """o_s, a_s and o_{s+1} - o_s of tokens. Shape [..., 2 O + A] -> [..., O], [..., A], [..., O]."""
+    return token[..., :observation_size], token[..., observation_size:-observation_size], token[..., -observation_size:]
+
+
 @dataclass(frozen=True)
 class Transitions:
     """N transitions as the soft actor-critic sees them: histories already encoded.
@@ -120,6 +125,28 @@ class Segments:
         token = token_of(windows.observation, action, next_observation)
         tokens = torch.cat([windows.tokens, token[:, None]], dim=1)
         return Segments(tokens, windows.lengths, reward, not_terminal)
+
+    def examples(self, observation_size: int) -> tuple[Windows, Tensor, Tensor]:
+        """What a model learns from: the N histories, actions [N, A], and (o_{t+1} - o_t, r_t) [N, O + 1]."""
+        observation, action, change = parts_of(self.tokens[:, -1], observation_size)
+        targets = torch.cat([change, self.reward[:, None]], dim=1)
+        return Windows(self.tokens[:, :-1], self.lengths, observation), action, targets
+
+
+@dataclass(frozen=True)
+class Stretches:
+    """N runs of c steps in a row within an episode, each behind as many steps of its past as there are, at most M.
+
+    Attributes:
+        tokens: [N, M + c, 2 O + A], in the environment's units.
+        used: [N, M + c] booleans: which places hold steps of the episode that step number M is of; it always is one.
+        reward, not_terminal: [N, c], of the last c steps, as in Transitions.
+    """
+
+    tokens: Tensor
+    used: Tensor
+    reward: Tensor
+    not_terminal: Tensor
 
 
 Batch = TypeVar("Batch", Transitions, Segments)

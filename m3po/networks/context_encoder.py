@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from m3po.data.types import Segments, Transitions, Windows
+from m3po.data.types import Segments, Transitions, Windows, parts_of
 from m3po.networks.recurrent_scan import GRU
 from m3po.networks.stacked import Gated
 
@@ -79,11 +79,10 @@ class ContextEncoder(nn.Module):
 
         The two windows share all but one token, and so the work on tokens.
         """
-        size, limit = self.observation_size, self.history_length
-        step = segments.tokens[:, -1]
-        observation, next_observation = step[:, :size], step[:, :size] + step[:, -size:]
+        limit = self.history_length
+        observation, action, change = parts_of(segments.tokens[:, -1], self.observation_size)
         features = self.observation_normaliser(observation)
-        next_features = self.observation_normaliser(next_observation)
+        next_features = self.observation_normaliser(observation + change)
         if limit > 0:
             gates = self._gates(segments.tokens[:, :-1])
             context = self._context(gates, segments.lengths)
@@ -92,7 +91,7 @@ class ContextEncoder(nn.Module):
                 next_context = self._context(shifted, (segments.lengths + 1).clamp(max=limit))
             features = torch.cat([features, context], dim=1)
             next_features = torch.cat([next_features, next_context], dim=1)
-        return Transitions(features, step[:, size:-size], segments.reward, next_features, segments.not_terminal)
+        return Transitions(features, action, segments.reward, next_features, segments.not_terminal)
 
     def _gates(self, tokens: Tensor) -> Tensor:
         """[N, T, 2 O + A] -> the tokens' part of the gates, time first: [T, N, 3 context_size]."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -78,11 +79,20 @@ class Policy(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class HistoryPolicy:
-    """A policy with everything it needs to act on histories: its encoder and its network."""
+class HistoryEncoder(Protocol):
+    """What turns histories into the features that a policy's network reads."""
 
-    encoder: ContextEncoder
+    history_length: int
+
+
+Encoder = TypeVar("Encoder", bound=HistoryEncoder)
+
+
+@dataclass(frozen=True)
+class EncodedPolicy(ABC, Generic[Encoder]):
+    """pi(a | features of h_{L:t}): an encoder of histories, and a network on its features."""
+
+    encoder: Encoder
     network: GaussianPolicy
 
     @property
@@ -93,6 +103,23 @@ class HistoryPolicy:
     def device(self) -> torch.device:
         return next(self.network.parameters()).device
 
+    @abstractmethod
+    def features(self, windows: Windows, generator: torch.Generator, *, deterministic: bool) -> Tensor:
+        """N windows -> [N, F]; those that are random are drawn, unless ``deterministic``."""
+
+    @torch.no_grad()
+    def act(
+        self, windows: Windows, generator: torch.Generator, *, deterministic: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """N windows -> action [N, A] in (-1, 1) and the same before tanh [N, A]; ``deterministic`` takes the mean."""
+        mean, log_std = self.network(self.features(windows, generator, deterministic=deterministic))
+        return draw_action(mean, log_std, generator, deterministic=deterministic)
+
+
+@dataclass(frozen=True)
+class HistoryPolicy(EncodedPolicy[ContextEncoder]):
+    """M3PO's policy: its features are a function of the history, so that it has a density given the history."""
+
     def snapshot(self) -> HistoryPolicy:
         """A copy that later training leaves alone."""
         return HistoryPolicy(copy.deepcopy(self.encoder), copy.deepcopy(self.network))
@@ -102,9 +129,5 @@ class HistoryPolicy:
         """N windows -> mean [N, A] and log_std [N, A] of the Gaussian before tanh."""
         return self.network(self.encoder(windows))
 
-    @torch.no_grad()
-    def act(
-        self, windows: Windows, generator: torch.Generator, *, deterministic: bool = False
-    ) -> tuple[Tensor, Tensor]:
-        """N windows -> action [N, A] in (-1, 1) and the same before tanh [N, A]; ``deterministic`` takes the mean."""
-        return draw_action(*self.distribution(windows), generator, deterministic=deterministic)
+    def features(self, windows: Windows, generator: torch.Generator, *, deterministic: bool) -> Tensor:
+        return self.encoder(windows)

@@ -44,9 +44,11 @@ def bar() -> tqdm[Any]:
 def counted(config: BenchmarkConfig, name: str) -> int:
     """Operations of the matrix products in one real update, as torch counts them, operator by operator."""
     parts = build(config, CPU)
-    batch = parts.segments if name == "own encoder" else parts.transitions
     with FlopCounterMode(display=False) as counter:
-        parts.agents[name].update(batch, parts.generator)
+        if name == "own encoder":
+            parts.own.update(parts.segments, parts.generator)
+        else:
+            parts.stored.update(parts.transitions, parts.generator)
     return counter.get_total_flops()
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from m3po.agents.captured_update import CapturedUpdate
+from m3po.agents.agent_data import OwnEncodings, StoredEncodings
 from m3po.agents.rollout import model_steps
 from m3po.agents.sac import SoftActorCritic, SoftActorCriticSettings
 from m3po.data.types import Segments, Windows
@@ -22,14 +22,16 @@ TOKEN = 2 * OBSERVATION + ACTION
 
 
 def agent_on(
-    device: torch.device, own_encoder: bool, *, capturable: bool = False
-) -> tuple[SoftActorCritic, ContextEncoder]:
+    device: torch.device, own_encoder: bool, *, captured: bool = False, capturable: bool = False
+) -> StoredEncodings | OwnEncodings:
     torch.manual_seed(0)
     encoder = ContextEncoder(OBSERVATION, ACTION, 3, 5).to(device)
     policy = GaussianPolicy(encoder.feature_size, ACTION, 8, 1).to(device)
     critics = StackedMLP(2, encoder.feature_size + ACTION, 8, 1, 1).to(device)
     settings = SoftActorCriticSettings(0.9, 0.1, -2.0, 1e-3, capturable=capturable)
-    return SoftActorCritic(policy, critics, settings, 0.1, encoder if own_encoder else None), encoder
+    agent = SoftActorCritic(policy, critics, settings, 0.1, encoder if own_encoder else None)
+    kind = OwnEncodings if own_encoder else StoredEncodings
+    return kind(agent, encoder, 100, captured=captured)
 
 
 def segments_on(device: torch.device) -> Segments:
@@ -41,30 +43,28 @@ def segments_on(device: torch.device) -> Segments:
 
 @pytest.mark.parametrize("own_encoder", [True, False])
 def test_an_update_stays_on_its_device_and_reads_nothing_back(own_encoder: bool) -> None:
-    agent, encoder = agent_on(META, own_encoder)
+    data = agent_on(META, own_encoder)
+    agent = data.agent
     # The fused Adam has no meta kernel; what is checked is everything else.
     agent.critic_optimiser = torch.optim.SGD(agent.critic_optimiser.param_groups[0]["params"], lr=0.1)  # type: ignore[assignment]
     agent.policy_optimiser = torch.optim.SGD(agent.policy_optimiser.param_groups[0]["params"], lr=0.1)  # type: ignore[assignment]
-    batch: Any = segments_on(META)
-    if not own_encoder:
-        with torch.no_grad():
-            batch = encoder.transitions(batch)
+    batch: Any = data.real(segments_on(META))
     generator: Any = None
-    metrics = agent.update(batch, generator)
+    metrics = data.update(batch, generator)
     assert {value.device for value in metrics.values()} == {META}
 
 
 @torch.no_grad()
 def test_rollouts_that_never_terminate_stay_on_their_device_and_read_nothing_back() -> None:
-    agent, encoder = agent_on(META, False)
-    model = EnsembleModel(encoder, ACTION, 3, 8, 1, elites=2).to(META)
+    data = agent_on(META, False)
+    model = EnsembleModel(data.encoder, ACTION, 3, 8, 1, elites=2).to(META)
     starts = Windows(
         torch.randn(6, 3, TOKEN, device=META),
         torch.full((6,), 2, device=META),
         torch.randn(6, OBSERVATION, device=META),
     )
     generator: Any = None
-    steps = list(model_steps(model, HistoryPolicy(encoder, agent.policy), starts, 3, generator))
+    steps = list(model_steps(model, HistoryPolicy(data.encoder, data.agent.policy), starts, 3, generator))
     assert len(steps) == 3
     assert {step.next_observation.device for step in steps} == {META}
 
@@ -75,18 +75,14 @@ def test_captured_updates_are_the_eager_ones(own_encoder: bool) -> None:
     device = torch.device("cuda")
     results = []
     for capture in (False, True):
-        agent, encoder = agent_on(device, own_encoder, capturable=True)
-        update = CapturedUpdate(agent) if capture else agent.update
+        data = agent_on(device, own_encoder, captured=capture, capturable=True)
         generator = torch.Generator(device).manual_seed(0)
         buffer = filled_buffer(episodes_of([40], seed=0), 3)
         for number in range(8):
             segments = buffer.segments(torch.arange(4 * number, 4 * number + 6))
-            batch: Any = Segments(**{name: value.to(device) for name, value in vars(segments).items()})
-            if not own_encoder:
-                with torch.no_grad():
-                    batch = encoder.transitions(batch)
-            agent.set_learning_rate(1e-3 / (1 + number))
-            update(batch, generator)
-        results.append([parameter.detach().cpu() for parameter in agent.critics.parameters()])
+            batch: Any = data.real(Segments(**{name: value.to(device) for name, value in vars(segments).items()}))
+            data.agent.set_learning_rate(1e-3 / (1 + number))
+            data.update(batch, generator)
+        results.append([parameter.detach().cpu() for parameter in data.agent.critics.parameters()])
     for eager, captured in zip(*results, strict=True):
         torch.testing.assert_close(captured, eager, rtol=1e-5, atol=1e-6)

@@ -50,9 +50,8 @@ def peak_of_a_training(context_training: str, answer: Any) -> None:
     buffer.held_out[:SAMPLES] = torch.rand(SAMPLES, generator=generator) < config.holdout
     buffer.size = training.steps = SAMPLES
     training.begin_epoch()  # trains the model on everything and fills D_model
-    assert training.model_buffer.size == config.model_buffer_size
-    for batch in training.draw_batches(4):
-        training.agent.update(batch, training.generator)
+    assert training.data.model_buffer.size == config.model_buffer_size
+    training.data.learn(4, config.batch_size, config.batch_size, buffer, generator)
     torch.save(training.state(), "/dev/null")
     answer.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 

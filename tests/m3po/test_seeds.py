@@ -14,7 +14,7 @@ import torch
 from analysis.guarantee import audit
 from analysis.report import findings
 from m3po import episodes, seeds
-from m3po.agents.loop import TrainingLoop
+from m3po.agents.collection import Collection
 from m3po.config import Config
 from m3po.seeds import TRAINING, Purpose, environment_seeds, sequence, torch_generator
 
@@ -136,13 +136,13 @@ def test_fresh_episodes_of_the_commands_are_not_those_of_the_training(
     from tests.analysis.conftest import tiny_config
 
     own: set[int] = set()
-    episode_seed, run_episodes = TrainingLoop._episode_seed, episodes.run_episodes
+    episode_seed, run_episodes = Collection._episode_seed, episodes.run_episodes
 
-    def noted(loop: TrainingLoop) -> int:
-        own.add(episode_seed(loop))
-        return episode_seed(loop)
+    def noted(collection: Collection) -> int:
+        own.add(episode_seed(collection))
+        return episode_seed(collection)
 
-    monkeypatch.setattr(TrainingLoop, "_episode_seed", noted)
+    monkeypatch.setattr(Collection, "_episode_seed", noted)
     config: Config = tiny_config(tmp_path / "run", seed=0)
     train(config)
     fresh: list[int] = []

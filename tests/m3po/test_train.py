@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from m3po import train as train_module
+from m3po.agents.agent_data import StoredEncodings
 from m3po.agents.loop import choose_device
 from m3po.agents.m3po import M3PO
 from m3po.agents.sac import SoftActorCritic
@@ -258,8 +259,8 @@ def test_full_rollouts_start_at_episode_starts_and_run_to_the_horizon(tmp_path: 
         training.collect_step(random=True)
     training.add_rollouts(400)
     assert training.rollout_length == 100
-    store: Any = training.model_buffer._store
-    assert training.model_buffer.size == 4 * 100
+    store: Any = training.data.model_buffer._store
+    assert training.data.model_buffer.size == 4 * 100
     context = store.features[:400, 4:].reshape(100, 4, -1)
     # The first step of every rollout has no past, and its place on the unit circle.
     assert torch.equal(context[0], training.model.encoder.initial_context.detach().expand(4, -1))
@@ -273,8 +274,8 @@ def test_branched_rollouts_start_uniformly_in_the_buffer(tmp_path: Path) -> None
     for _ in range(50):
         training.collect_step(random=True)
     training.add_rollouts(2000)
-    assert training.model_buffer.size == 4000
-    store: Any = training.model_buffer._store
+    assert training.data.model_buffer.size == 4000
+    store: Any = training.data.model_buffer._store
     starts = training.model.encoder.observation_normaliser(training.environment_buffer.observations[:50])
     drawn = torch.cdist(store.features[:2000, :4], starts).argmin(dim=1)
     counts = np.bincount(drawn.numpy(), minlength=50)
@@ -300,11 +301,12 @@ def test_batches_mix_fictitious_and_real_transitions_in_the_share_of_the_moment(
 ) -> None:
     """16 rows, a share of 3/4 that for m3po-h falls to 1/2 at step 300: 12, 12 - 4/2, 12 - 4 * 250/300."""
     training = collected(
-        tmp_path, steps, algorithm=algorithm, model_share=0.75, final_model_share=0.5, context_training=context_training
-    )
-    store: Any = training.model_buffer._store
+        tmp_path, steps, algorithm=algorithm, model_share=0.75, final_model_share=0.5,
+        context_training=context_training, updates_per_step=5,
+    )  # fmt: skip
+    store: Any = training.data.model_buffer._store
     store.reward[:] = 7.0  # no real reward is above 1
-    batches = training.draw_batches(5)
+    _, batches = training.learn(1)
     assert [len(batch.reward) for batch in batches] == [16] * 5
     assert [int((batch.reward == 7.0).sum()) for batch in batches] == [fictitious] * 5
     assert not torch.equal(batches[0].reward, batches[1].reward)
@@ -314,14 +316,15 @@ def test_batches_mix_fictitious_and_real_transitions_in_the_share_of_the_moment(
 
 def test_real_transitions_are_encoded_like_fictitious_ones(tmp_path: Path) -> None:
     training = collected(tmp_path, 150, model_share=0.0)
-    (batch,) = training.draw_batches(1)
-    buffer = training.environment_buffer
+    buffer, data = training.environment_buffer, training.data
+    assert isinstance(data, StoredEncodings)
+    (batch,) = data.batches(1, 16, 0, buffer, training.generator)
     with torch.no_grad():
         everything = training.model.encoder.transitions(buffer.segments(torch.arange(150)))
     place = torch.cdist(batch.features, everything.features).argmin(dim=1)
     for name in ("features", "action", "reward", "next_features", "not_terminal"):
         torch.testing.assert_close(getattr(batch, name), getattr(everything, name)[place], rtol=1e-5, atol=1e-5)
-    assert training.model_buffer.size == 0  # no rollouts are run that nobody asks for
+    assert training.data.model_buffer.size == 0  # no rollouts are run that nobody asks for
 
 
 def test_rollouts_grow_with_the_schedule(tmp_path: Path) -> None:
@@ -329,9 +332,9 @@ def test_rollouts_grow_with_the_schedule(tmp_path: Path) -> None:
     sizes = []
     for steps in (90, 119, 120, 140, 160, 300):
         training.steps = steps
-        training.model_buffer.clear()
+        training.data.model_buffer.clear()
         training.add_rollouts(10)
-        sizes.append(training.model_buffer.size)
+        sizes.append(training.data.model_buffer.size)
     assert sizes == [10, 10, 20, 30, 40, 40]
 
 
@@ -724,12 +727,12 @@ def test_an_episode_is_only_taken_up_where_everything_repeats(changed, step, tmp
     state = training.state()
     resumed: Any = M3PO(tiny(tmp_path))
     resumed.load_state(state)
-    assert resumed.resume_episode()
-    assert torch.equal(resumed._windows.tokens, training._windows.tokens)
-    assert torch.equal(resumed._windows.observation, training._windows.observation)
+    assert resumed.collection.resume_episode()
+    assert torch.equal(resumed.collection.windows.tokens, training.collection.windows.tokens)
+    assert torch.equal(resumed.collection.windows.observation, training.collection.windows.observation)
     array = getattr(resumed.environment_buffer, changed)
     array[step] = torch.nextafter(array[step], torch.full_like(array[step], torch.inf))
-    assert not resumed.resume_episode()
+    assert not resumed.collection.resume_episode()
 
 
 def training_to(training: M3PO, steps: int) -> None:
@@ -755,7 +758,7 @@ def test_rollouts_in_the_model_end_where_the_environment_says(tmp_path):
         training.collect_step(random=True)
     assert training.environment_buffer.terminated[:60].any()
     seen: list[Any] = []
-    training.model_buffer.add = seen.append  # type: ignore[method-assign,assignment]
+    training.data.model_buffer.add = seen.append  # type: ignore[method-assign,assignment]
     training.add_rollouts(200)
     ended = torch.cat([1 - each.not_terminal for each in seen])
     assert 0 < ended.sum() < 200
@@ -797,3 +800,15 @@ def test_an_environment_that_goes_elsewhere_takes_no_run_along(tmp_path: Path, m
     assert run.path == tmp_path / "here" / "run"
     assert run.complete
     assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_only_the_command_sets_what_the_whole_process_shares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch's threads and malloc's habits are the process's: a training that is only looked at leaves them alone."""
+    set_: list[Any] = []
+    monkeypatch.setattr(torch, "set_num_threads", set_.append)
+    monkeypatch.setattr(train_module, "keep_freed_memory", lambda: set_.append("malloc"))
+    config = tiny(tmp_path / "run", total_steps=60, initial_random_steps=60, threads=2)
+    M3PO(config).state()
+    assert set_ == []
+    train(config)
+    assert set_ == [2, "malloc"]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from analysis.speed.reference import Network, PlainActorCritic, PlainBatch, PlainEnsemble
+from m3po.agents.agent_data import OwnEncodings
 from m3po.agents.sac import SoftActorCritic, SoftActorCriticSettings
 from m3po.data.types import Segments, Windows
 from m3po.networks.context_encoder import ContextEncoder
@@ -46,14 +47,14 @@ def encoder(seed: int) -> ContextEncoder:
     return built.double()
 
 
-def ours() -> SoftActorCritic:
+def ours() -> OwnEncodings:
     own = encoder(0)
     policy = GaussianPolicy(own.feature_size, ACTION, WIDTH, LAYERS).double()
     critics = StackedMLP(2, own.feature_size + ACTION, WIDTH, LAYERS, 1).double()
     built = SoftActorCritic(policy, critics, SETTINGS, TEMPERATURE, own)
     slow = StackedMLP(2, own.feature_size + ACTION, WIDTH, LAYERS, 1).double()
     built.target_critics.load_state_dict(slow.state_dict())
-    return built
+    return OwnEncodings(built, own, COUNT)
 
 
 def weights(module: nn.Module) -> Tensors:
@@ -93,17 +94,17 @@ def copy_weights(network: Network, encoder: ContextEncoder, stack: StackedMLP, i
     network.double().load_state_dict(as_theirs(weights(encoder), weights(stack), index))
 
 
-def reference(agent: SoftActorCritic) -> PlainActorCritic:
-    """The reference with the weights of ``agent``, its one encoder in all five networks."""
+def reference(data: OwnEncodings) -> PlainActorCritic:
+    """The reference with the weights of the agent, its one encoder in all five networks."""
+    agent = data.agent
     built = PlainActorCritic(
         OBSERVATION, ACTION, CONTEXT, WIDTH, LAYERS, discount=SETTINGS.discount, target_rate=SETTINGS.target_rate,
         target_entropy=-2.0, learning_rate=SETTINGS.learning_rate, temperature=TEMPERATURE,
     )  # fmt: skip
-    assert agent.encoder is not None
-    copy_weights(built.policy, agent.encoder, agent.policy.network, 0)
+    copy_weights(built.policy, data.encoder, agent.policy.network, 0)
     for index in range(2):
-        copy_weights(built.critics[index], agent.encoder, agent.critics, index)
-        copy_weights(built.targets[index], agent.encoder, agent.target_critics, index)
+        copy_weights(built.critics[index], data.encoder, agent.critics, index)
+        copy_weights(built.targets[index], data.encoder, agent.target_critics, index)
     return built
 
 
@@ -174,12 +175,11 @@ def test_padding_that_is_not_zero_stays_out() -> None:
 
 @torch.no_grad()
 def test_a_network_reads_a_window_as_our_encoder_does() -> None:
-    agent = ours()
-    plain = reference(agent)
-    assert agent.encoder is not None
+    data = ours()
+    agent, plain = data.agent, reference(data)
     batch = segments()
     moved = PlainBatch.of(batch, OBSERVATION)
-    encoded = agent.encoder.transitions(batch)
+    encoded = data.encoder.transitions(batch)
     for features, window, observation in (
         (encoded.features, (moved.tokens, moved.lengths), moved.observation),
         (encoded.next_features, (moved.next_tokens, moved.next_lengths), moved.next_observation),
@@ -193,10 +193,10 @@ def test_a_network_reads_a_window_as_our_encoder_does() -> None:
 
 
 def test_the_first_update_has_the_same_critic_loss_and_target() -> None:
-    agent = ours()
-    plain = reference(agent)
+    data = ours()
+    agent, plain = data.agent, reference(data)
     theirs = plain.update(PlainBatch.of(segments(), OBSERVATION), noise_of(7))
-    own = agent.update(segments(), torch.Generator().manual_seed(7))
+    own = data.update(segments(), torch.Generator().manual_seed(7))
     for name in ("critic_loss", "q_mean"):
         torch.testing.assert_close(theirs[name], own[name], rtol=1e-12, atol=0)
     # The temperature's step depends on the policy's entropy, which no step of the critics touches.
@@ -209,18 +209,17 @@ def test_losses_and_gradients_agree_while_the_critics_stand_still(monkeypatch: p
 
     Ours has one encoder: its gradient is the sum of the gradients of the critics' two copies.
     """
-    agent = ours()
-    plain = reference(agent)
-    assert agent.encoder is not None
+    data = ours()
+    agent, plain = data.agent, reference(data)
     their_critics = [
         gradients_at_step(monkeypatch, optimiser, critic)[0]
         for optimiser, critic in zip(plain.critic_optimisers, plain.critics, strict=True)
     ]
     (their_policy,) = gradients_at_step(monkeypatch, plain.policy_optimiser, plain.policy)
-    our_critics, our_encoder = gradients_at_step(monkeypatch, agent.critic_optimiser, agent.critics, agent.encoder)
+    our_critics, our_encoder = gradients_at_step(monkeypatch, agent.critic_optimiser, agent.critics, data.encoder)
     (our_policy,) = gradients_at_step(monkeypatch, agent.policy_optimiser, agent.policy.network)
     losses = plain.update(PlainBatch.of(segments(), OBSERVATION), noise_of(8))
-    metrics = agent.update(segments(), torch.Generator().manual_seed(8))
+    metrics = data.update(segments(), torch.Generator().manual_seed(8))
     for name in ("critic_loss", "q_mean", "policy_loss"):
         torch.testing.assert_close(losses[name], metrics[name], rtol=1e-12, atol=0)
 
@@ -237,17 +236,16 @@ def test_losses_and_gradients_agree_while_the_critics_stand_still(monkeypatch: p
 
 
 def test_target_networks_follow_at_the_same_rate() -> None:
-    agent = ours()
-    plain = reference(agent)
-    assert agent.encoder is not None
+    data = ours()
+    agent, plain = data.agent, reference(data)
     before = [weights(copy.deepcopy(target)) for target in plain.targets]
     plain.update(PlainBatch.of(segments(), OBSERVATION), noise_of(9))
-    agent.update(segments(), torch.Generator().manual_seed(9))
+    data.update(segments(), torch.Generator().manual_seed(9))
     for index in range(2):
         critic, target = weights(plain.critics[index]), weights(plain.targets[index])
         assert_same(target, {name: 0.9 * before[index][name] + 0.1 * critic[name] for name in critic})
         # Ours too, but for the encoder: its critics share one.
-        own = of_the_head(as_theirs(weights(agent.encoder), weights(agent.target_critics), index))
+        own = of_the_head(as_theirs(weights(data.encoder), weights(agent.target_critics), index))
         for name, value in own.items():
             torch.testing.assert_close(target[name], value, rtol=0, atol=1e-7)
             assert (value - before[index][name]).abs().max() > 1e-3

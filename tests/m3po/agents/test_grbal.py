@@ -14,7 +14,7 @@ from torch import Tensor
 
 import m3po.envs  # noqa: F401 (registers the environments)
 from m3po.agents.adaptive_model import AdaptiveModel
-from m3po.agents.grbal import Grbal, PlanningPolicy, Stretches, reward_function_of
+from m3po.agents.grbal import Grbal, PlanningPolicy, reward_function_of
 from m3po.agents.m3po import M3PO
 from m3po.agents.planner import PlannerSettings, plan
 from m3po.agents.rollout import never_terminated
@@ -24,7 +24,7 @@ from m3po.data.types import newest
 from m3po.foreign.checked_environment import to_environment
 from m3po.foreign.environment import offers_of
 from m3po.train import train
-from tests.m3po.small import ACTION, OBSERVATION, episodes_of, filled_buffer, random_windows
+from tests.m3po.small import ACTION, OBSERVATION, random_windows
 
 LIMIT = 3
 # Environment, and the mean error of the reward from observed speeds as a share of the best constant's, at most. The
@@ -142,30 +142,6 @@ def test_predictions_stay_within_reach() -> None:
     assert torch.cat(seen).abs().max() <= 0.5
 
 
-def test_stretches_are_the_steps_around_the_split_within_one_episode() -> None:
-    episodes = episodes_of([1, 5, 7], seed=3)
-    buffer = filled_buffer(episodes, LIMIT)
-    drawn = Stretches.drawn(buffer, 3, 2, 400, torch.Generator().manual_seed(0))
-    rewards = [episode.rewards for episode in episodes]
-    splits = set()
-    for row in range(400):
-        split = drawn.reward[row, 3].item()
-        assert drawn.used[row, 3]
-        ((episode, t),) = [
-            (e, s) for e in range(3) for s in range(len(rewards[e])) if rewards[e][s] == pytest.approx(split, abs=1e-7)
-        ]
-        splits.add((episode, t))
-        for place, s in enumerate(range(t - 3, t + 2)):
-            assert bool(drawn.used[row, place]) == (0 <= s < len(rewards[episode]))
-            if drawn.used[row, place]:
-                assert drawn.reward[row, place].item() == pytest.approx(rewards[episode][s], abs=1e-7)
-                before, after = episodes[episode].observations[s], episodes[episode].observations[s + 1]
-                change = [b - a for a, b in zip(before, after, strict=True)]
-                token = torch.tensor([*before, *episodes[episode].actions[s], *change])
-                torch.testing.assert_close(drawn.tokens[row, place], token, atol=1e-6, rtol=0)
-    assert len(splits) == 13
-
-
 TINY: dict[str, Any] = {
     "algorithm": "grbal", "total_steps": 230, "initial_random_steps": 100, "epoch_steps": 70, "width": 8, "layers": 1,
     "history_length": 3, "updates_per_step": 1, "evaluation_episodes": 2, "rollout_interval": 20, "device": "cpu",
@@ -179,14 +155,15 @@ def test_an_update_is_adams_step_along_the_meta_gradient() -> None:
     for _ in range(100):
         training.collect_step(random=True)
     training.begin_epoch()
-    batch = Stretches.drawn(training.environment_buffer, 3, 4, 10, torch.Generator().manual_seed(0))
+    batch = training.draw_batch()
+    assert batch.reward.shape == (10, 4)
     model = training.model
-    after = (batch.tokens[:, 3:], batch.reward[:, 3:], batch.used[:, 3:])
+    after = (batch.tokens[:, 3:], batch.reward, batch.used[:, 3:])
     loss = model.meta_loss(batch.tokens[:, :3], batch.used[:, :3], *after, 0.1)
     unadapted = model.losses(model.weights(10), *after).mean()
     gradients = torch.autograd.grad(loss, list(model.parameters()))
     before = [parameter.detach().clone() for parameter in model.parameters()]
-    report = training._update(batch)
+    report = training.update(batch)
     assert report["model_loss"].item() == pytest.approx(loss.item(), rel=1e-6)
     assert report["unadapted_model_loss"].item() == pytest.approx(unadapted.item(), rel=1e-6)
     assert loss.item() != pytest.approx(unadapted.item(), rel=1e-4)
@@ -194,6 +171,16 @@ def test_an_update_is_adams_step_along_the_meta_gradient() -> None:
     for parameter, old, gradient in zip(model.parameters(), before, gradients, strict=True):
         expected = old - rate * gradient / (gradient.abs() + 1e-8)  # Adam's first step
         torch.testing.assert_close(parameter.detach(), expected, atol=2e-6, rtol=1e-4)
+
+
+def test_the_first_step_after_the_past_is_any_real_step() -> None:
+    training = Grbal(Config(run_dir=Path("unused"), **TINY))
+    for _ in range(100):
+        training.collect_step(random=True)
+    splits = torch.cat([training.draw_batch().reward[:, 0] for _ in range(100)])
+    counts = (splits[:, None] == training.environment_buffer.rewards[:100]).sum(dim=0)
+    # 1,000 draws of 100 steps: chi-square with 99 degrees of freedom, standard deviation 14.1.
+    assert (counts - 10).square().sum() / 10 < 99 + 4 * 14.1
 
 
 def test_the_reach_is_the_seen_range_widened_by_its_width() -> None:
@@ -218,7 +205,7 @@ def test_a_training_interrupted_within_an_epoch_is_the_uninterrupted_one() -> No
             if training.steps == stop:
                 saved, training = training.state(), Grbal(config)
                 training.load_state(saved)
-                assert training.resume_episode()
+                assert training.collection.resume_episode()
                 stop = None
         return rows, list(training.model.parameters())
 

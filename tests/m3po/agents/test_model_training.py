@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from m3po.agents.model_training import BOUND_WEIGHT, Examples, choose_elites_by_loss, train_model
+from m3po.agents.model_training import BOUND_WEIGHT, choose_elites_by_loss, train_model
 from m3po.config import Config
 from m3po.data.replay_buffer import EnvironmentBuffer
-from m3po.data.types import Windows
+from m3po.data.types import Segments, Windows
 from m3po.networks.context_encoder import ContextEncoder
 from m3po.networks.model import EnsembleModel
 from m3po.runs.health import DivergenceError
@@ -58,13 +58,13 @@ def test_one_step_descends_the_loss_weighted_by_each_members_bootstrap_counts() 
     twin = copy.deepcopy(model)
     config = settings(model_updates=1)
     drawn: list[Tensor] = []
-    actions = buffer.actions
+    segments = buffer.segments
 
-    def spy(indices: Tensor) -> Tensor:
+    def spy(indices: Tensor) -> Segments:
         drawn.append(indices)
-        return actions(indices)
+        return segments(indices)
 
-    buffer.actions = spy  # type: ignore[method-assign]
+    buffer.segments = spy  # type: ignore[method-assign]
     train(model, buffer, config)
     # What judges the model, and the one batch.
     assert len(drawn) == 2
@@ -77,7 +77,7 @@ def test_one_step_descends_the_loss_weighted_by_each_members_bootstrap_counts() 
     for index in batch.tolist():
         one = torch.tensor([index])
         features = twin.encoder(buffer.windows(one))
-        losses = twin.member_losses(features, actions(one), buffer.targets(one))
+        losses = twin.member_losses(features, buffer.actions(one), buffer.targets(one))
         for member in range(2):
             loss = loss + buffer.member_weights[index, member] * losses[member, 0] / len(batch)
     loss.backward()
@@ -177,7 +177,7 @@ def test_training_stops_when_patience_ends_and_keeps_the_best() -> None:
     metrics = train(model, buffer, config)
     assert metrics["model_updates"] < 2000
     held_out = buffer.held_out.nonzero()[:, 0]
-    assert choose_elites_by_loss(model, Examples.at(held_out, buffer)) == pytest.approx(
+    assert choose_elites_by_loss(model, buffer.segments(held_out)) == pytest.approx(
         metrics["model_held_out_loss"], abs=1e-6
     )
 
@@ -186,7 +186,7 @@ def test_training_stops_when_patience_ends_and_keeps_the_best() -> None:
     later = train(longer, buffer, settings(model_updates=400, model_patience=1000, model_learning_rate=1e-2))
     assert later["model_updates"] == 400
     assert later["model_held_out_loss"] <= metrics["model_held_out_loss"]
-    assert choose_elites_by_loss(longer, Examples.at(held_out, buffer)) == pytest.approx(
+    assert choose_elites_by_loss(longer, buffer.segments(held_out)) == pytest.approx(
         later["model_held_out_loss"], abs=1e-6
     )
 
@@ -198,7 +198,7 @@ def test_the_judged_loss_is_that_of_the_mixture() -> None:
     features = model.encoder(buffer.windows(indices))
     losses = model.member_losses(features, buffer.actions(indices), buffer.targets(indices))
     expected = -(0.5 * (torch.exp(-losses[0]) + torch.exp(-losses[1]))).log().mean()
-    assert choose_elites_by_loss(model, Examples.at(indices, buffer)) == pytest.approx(expected.item(), rel=1e-5)
+    assert choose_elites_by_loss(model, buffer.segments(indices)) == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_normalisers_are_fitted_to_the_data() -> None:

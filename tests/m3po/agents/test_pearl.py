@@ -13,18 +13,18 @@ from scipy import integrate, stats
 from torch import Tensor
 
 from m3po.agents.pearl import (
-    Chunks,
-    LatentActorCritic,
     LatentEncoder,
     LatentPolicy,
     Pearl,
     divergence_from_prior,
+    drawn_chunks,
+    latent_transitions,
     product_of_gaussians,
 )
-from m3po.agents.sac import SoftActorCriticSettings
+from m3po.agents.sac import critic_loss, soft_target
 from m3po.config import Config
+from m3po.data.types import Stretches
 from m3po.networks.policy import GaussianPolicy
-from m3po.networks.stacked import StackedMLP
 from m3po.train import train
 from tests.m3po.small import ACTION, OBSERVATION, episodes_of, filled_buffer, random_windows
 
@@ -39,14 +39,18 @@ def encoder(seed: int = 0) -> LatentEncoder:
     return built
 
 
-def agent(kl_weight: float = 0.1, seed: int = 1) -> LatentActorCritic:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        built = encoder()
-        network = GaussianPolicy(built.feature_size, ACTION, 8, 1)
-        critics = StackedMLP(2, built.feature_size + ACTION, 8, 1, 1)
-        settings = SoftActorCriticSettings(0.9, 0.05, -2.0, 1e-2)
-        return LatentActorCritic(network, critics, settings, 0.2, built, kl_weight)
+def training_of(kl_weight: float) -> Pearl:
+    """On the point mass, after 30 random steps."""
+    changes: dict[str, Any] = {"kl_weight": kl_weight, "learning_rate": 1e-2, "batch_size": 64}
+    built = Pearl(Config(run_dir=Path("unused"), **TINY | changes))
+    for _ in range(30):
+        built.collect_step(random=True)
+    built.begin_epoch()
+    return built
+
+
+def chunks_from(training: Pearl) -> Stretches:
+    return drawn_chunks(training.environment_buffer, 16, torch.Generator().manual_seed(0))
 
 
 def test_the_product_of_gaussians_is_the_normalised_product_of_densities() -> None:
@@ -103,11 +107,11 @@ def test_every_step_of_a_chunk_has_the_posterior_of_its_own_history() -> None:
     episodes = episodes_of([1, 6, 9], seed=3)
     buffer = filled_buffer(episodes, LIMIT)
     built = encoder()
-    chunks = Chunks.drawn(buffer, 60, torch.Generator().manual_seed(0))
+    chunks = drawn_chunks(buffer, 60, torch.Generator().manual_seed(0))
     mean, variance = built.posteriors(chunks)
     places = [(episode, t) for episode in range(3) for t in range(len(episodes[episode].rewards))]
     seen = set()
-    for n, j in chunks.used.nonzero().tolist():
+    for n, j in chunks.used[:, LIMIT:].nonzero().tolist():
         reward = chunks.reward[n, j].item()
         ((episode, t),) = [p for p in places if episodes[p[0]].rewards[p[1]] == pytest.approx(reward, abs=1e-7)]
         tokens, observation = episodes[episode].window(t, LIMIT)
@@ -132,9 +136,9 @@ def test_the_window_of_a_step_gives_the_same_posterior_when_acting() -> None:
 
 def test_all_real_steps_are_drawn_equally_often() -> None:
     buffer = filled_buffer(episodes_of([3, 10, 4], seed=5), LIMIT)
-    chunks = Chunks.drawn(buffer, 6000, torch.Generator().manual_seed(0))
+    chunks = drawn_chunks(buffer, 6000, torch.Generator().manual_seed(0))
     # Five chunks, of 3, 4 + 4 + 2 and 4 steps: each is drawn 1,200 times on average, standard deviation 31.
-    rewards = chunks.reward[chunks.used]
+    rewards = chunks.reward[chunks.used[:, LIMIT:]]
     counts = torch.stack([(rewards == value).sum() for value in buffer.rewards[: buffer.size]])
     assert (counts - 1200).abs().max() < 5 * 31
 
@@ -142,29 +146,30 @@ def test_all_real_steps_are_drawn_equally_often() -> None:
 def test_a_terminated_step_and_only_it_is_terminal() -> None:
     buffer = filled_buffer(episodes_of([6], seed=2), LIMIT)
     buffer.terminated[5] = True
-    chunks = Chunks.drawn(buffer, 40, torch.Generator().manual_seed(0))
+    chunks = drawn_chunks(buffer, 40, torch.Generator().manual_seed(0))
     ended = chunks.reward == buffer.rewards[5]
-    assert ended[chunks.used].any()
-    torch.testing.assert_close(chunks.not_terminal[chunks.used], (~ended)[chunks.used].float())
+    used = chunks.used[:, LIMIT:]
+    assert ended[used].any()
+    torch.testing.assert_close(chunks.not_terminal[used], (~ended)[used].float())
 
 
-def chunks_of(count: int = 16) -> Chunks:
-    return Chunks.drawn(filled_buffer(episodes_of([9, 8], seed=4), LIMIT), count, torch.Generator().manual_seed(0))
+def chunks_of(count: int = 16) -> Stretches:
+    return drawn_chunks(filled_buffer(episodes_of([9, 8], seed=4), LIMIT), count, torch.Generator().manual_seed(0))
 
 
 def test_both_ends_of_a_transition_share_z_and_only_the_first_teaches_the_encoder() -> None:
-    built = agent()
-    chunks = chunks_of()
-    batch, _ = built.encoded(chunks, torch.Generator().manual_seed(1))
+    built, chunks = encoder(), chunks_of()
+    used = chunks.used[:, LIMIT:]
+    batch, _ = latent_transitions(built, chunks, torch.Generator().manual_seed(1))
     latent, following = batch.features[:, OBSERVATION:], batch.next_features[:, OBSERVATION:]
     torch.testing.assert_close(latent, following, rtol=0, atol=0)
     assert latent.requires_grad
     assert not following.requires_grad
-    mean, variance = built.latent_encoder.posteriors(chunks)
-    standardised = ((latent - mean[chunks.used]) / variance[chunks.used].sqrt()).detach()
+    mean, variance = built.posteriors(chunks)
+    standardised = ((latent - mean[used]) / variance[used].sqrt()).detach()
     assert 0.6 < standardised.std().item() < 1.4
-    step = chunks.tokens[:, LIMIT:][chunks.used]
-    normalise = built.latent_encoder.observation_normaliser
+    step = chunks.tokens[:, LIMIT:][used]
+    normalise = built.observation_normaliser
     torch.testing.assert_close(batch.features[:, :OBSERVATION], normalise(step[:, :OBSERVATION]))
     after = step[:, :OBSERVATION] + step[:, -OBSERVATION:]
     torch.testing.assert_close(batch.next_features[:, :OBSERVATION], normalise(after))
@@ -172,32 +177,41 @@ def test_both_ends_of_a_transition_share_z_and_only_the_first_teaches_the_encode
 
 
 def test_an_update_descends_the_critics_loss_plus_the_weighted_divergence() -> None:
-    """The encoder's gradient by autograd of the whole loss, written out."""
-    built, chunks = agent(kl_weight=0.7), chunks_of()
-    noise = torch.Generator().manual_seed(2)
-    batch, penalties = built.encoded(chunks, noise)
-    mean, variance = (values[chunks.used] for values in built.latent_encoder.posteriors(chunks))
-    expected = 0.7 * divergence_from_prior(mean, variance).mean()
-    torch.testing.assert_close(penalties["kl_penalty"], expected)
-    before = {name: value.clone() for name, value in built.latent_encoder.named_parameters()}
-    report = built.update(chunks, torch.Generator().manual_seed(2))
-    assert report["kl_penalty"].item() == pytest.approx(expected.item(), rel=1e-5)
-    assert all(not torch.equal(value, before[name]) for name, value in built.latent_encoder.named_parameters())
-    assert batch.reward.shape == (int(chunks.used.sum()),)
+    """The encoder's gradient by autograd of the whole loss, written out, and Adam's first step along it."""
+    built = training_of(kl_weight=0.7)
+    chunks, noise = chunks_from(built), built.generator.get_state()
+    used = chunks.used[:, LIMIT:]
+    batch, divergence = latent_transitions(built.encoder, chunks, built.generator)
+    mean, variance = (values[used] for values in built.encoder.posteriors(chunks))
+    torch.testing.assert_close(divergence, divergence_from_prior(mean, variance).mean())
+    assert batch.reward.shape == (int(used.sum()),)
+    agent, draws = built.agent, torch.randn(2, *batch.action.shape, generator=built.generator)
+    target = soft_target(batch, agent.policy, agent.target_critics, torch.tensor(0.1), 0.95, draws[0])
+    loss = critic_loss(agent.critics, batch, target) + 0.7 * divergence
+    parameters = list(built.encoder.parameters())
+    gradients = torch.autograd.grad(loss, parameters)
+    before = [parameter.detach().clone() for parameter in parameters]
+    built.generator.set_state(noise)
+    report = built.update(chunks)
+    assert report["kl_penalty"].item() == pytest.approx(0.7 * divergence.item(), rel=1e-5)
+    for parameter, old, gradient in zip(parameters, before, gradients, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-7)
+        assert not torch.equal(parameter, old)
 
 
 def test_the_penalty_alone_drives_the_posterior_to_the_prior() -> None:
     """With a large weight the divergence falls; with none it does not matter to the update."""
-    heavy, chunks, generator = agent(kl_weight=100.0), chunks_of(), torch.Generator().manual_seed(0)
-    first = heavy.update(chunks, generator)["kl_penalty"]
+    heavy = training_of(kl_weight=100.0)
+    chunks = chunks_from(heavy)
+    first = heavy.update(chunks)["kl_penalty"]
     for _ in range(60):
-        last = heavy.update(chunks, generator)["kl_penalty"]
+        last = heavy.update(chunks)["kl_penalty"]
     assert last < 0.3 * first
 
 
 def test_acting_takes_the_posterior_mean_when_deterministic_and_samples_otherwise() -> None:
-    built = agent()
-    policy = LatentPolicy(built.latent_encoder, built.policy)
+    built = encoder()
+    policy = LatentPolicy(built, GaussianPolicy(built.feature_size, ACTION, 8, 1))
     windows = random_windows(12, LIMIT)
     latent, variance = policy.encoder.posterior(windows.tokens, windows.lengths)
     mean, log_std = policy.network(policy.encoder.features(windows.observation, latent))
@@ -231,7 +245,7 @@ def test_a_training_interrupted_within_an_epoch_is_the_uninterrupted_one(tmp_pat
             if training.steps == stop:
                 saved, training = training.state(), Pearl(config)
                 training.load_state(saved)
-                assert training.resume_episode()
+                assert training.collection.resume_episode()
                 stop = None
         return rows, list(training.agent.policy.parameters())
 

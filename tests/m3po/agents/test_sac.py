@@ -11,6 +11,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from m3po.agents.agent_data import OwnEncodings
 from m3po.agents.sac import (
     SoftActorCritic,
     SoftActorCriticSettings,
@@ -307,7 +308,7 @@ def segments(count: int = 12) -> Segments:
     return Segments.of(windows, random_actions(count), following, reward, not_terminal)
 
 
-def agent_with_encoder() -> SoftActorCritic:
+def agent_with_encoder() -> OwnEncodings:
     own = encoder(3)
     with torch.random.fork_rng():
         torch.manual_seed(6)
@@ -315,16 +316,16 @@ def agent_with_encoder() -> SoftActorCritic:
         slow = StackedMLP(2, own.feature_size + ACTION, 8, 1, 1)
     built = SoftActorCritic(policy_network(own), twins, SETTINGS, 0.3, own)
     built.target_critics.load_state_dict(slow.state_dict())
-    return built
+    return OwnEncodings(built, own, 12)
 
 
-def critics_only_step(built: SoftActorCritic, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def critics_only_step(data: OwnEncodings, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Critics and encoder one Adam step down the critics' loss; the loss and the target."""
-    assert built.encoder is not None
-    encoded = built.encoder.transitions(segments())
+    built = data.agent
+    encoded = data.encoder.transitions(segments())
     target = soft_target(encoded, built.policy, built.target_critics, torch.tensor(0.3), 0.9, noise)
     loss = critic_loss(built.critics, encoded, target)
-    parameters = [*built.critics.parameters(), *built.encoder.parameters()]
+    parameters = [*built.critics.parameters(), *data.encoder.parameters()]
     optimiser = torch.optim.Adam(parameters, lr=1e-2)
     loss.backward()
     optimiser.step()
@@ -333,8 +334,6 @@ def critics_only_step(built: SoftActorCritic, noise: torch.Tensor) -> tuple[torc
 
 def test_an_encoder_of_its_own_learns_from_the_critics_and_from_nothing_else() -> None:
     built, by_hand = agent_with_encoder(), agent_with_encoder()
-    assert built.encoder is not None
-    assert by_hand.encoder is not None
     before = [parameter.detach().clone() for parameter in built.encoder.parameters()]
     noise = torch.randn(2, 12, ACTION, generator=torch.Generator().manual_seed(0))
     metrics = built.update(segments(), torch.Generator().manual_seed(0))
@@ -348,37 +347,32 @@ def test_an_encoder_of_its_own_learns_from_the_critics_and_from_nothing_else() -
         torch.testing.assert_close(parameter, expected, rtol=0, atol=1e-6)
         # Were the policy's loss to reach the encoder, its gradient would have been added here.
         torch.testing.assert_close(parameter.grad, expected.grad, rtol=1e-5, atol=1e-7)
-    for parameter, expected in zip(built.critics.parameters(), by_hand.critics.parameters(), strict=True):
+    for parameter, expected in zip(built.agent.critics.parameters(), by_hand.agent.critics.parameters(), strict=True):
         torch.testing.assert_close(parameter, expected, rtol=0, atol=1e-6)
 
 
 def test_the_policy_reads_the_encodings_from_before_the_critics_step() -> None:
     """One encoding per window serves all networks of an update."""
-    built = agent_with_encoder()
-    assert built.encoder is not None
+    data = agent_with_encoder()
+    built = data.agent
     network = copy.deepcopy(built.policy)
-    features = built.encoder.transitions(segments()).features.detach()
+    features = data.encoder.transitions(segments()).features.detach()
     noise = torch.randn(2, 12, ACTION, generator=torch.Generator().manual_seed(0))
-    metrics = built.update(segments(), torch.Generator().manual_seed(0))
+    metrics = data.update(segments(), torch.Generator().manual_seed(0))
     loss, mean_log_density = policy_loss(network, built.critics, features, torch.tensor(0.3), noise[1])
     torch.testing.assert_close(metrics["policy_loss"], loss.detach(), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(metrics["entropy"], -mean_log_density, rtol=1e-5, atol=1e-6)
-    after = built.encoder.transitions(segments()).features.detach()
+    after = data.encoder.transitions(segments()).features.detach()
     other, _ = policy_loss(network, built.critics, after, torch.tensor(0.3), noise[1])
     assert abs(other.item() - loss.item()) > 1e-3
 
 
-def test_segments_need_an_encoder() -> None:
-    with pytest.raises(ValueError, match="a batch of Segments needs a soft actor-critic with an encoder"):
-        agent().update(segments(), torch.Generator().manual_seed(0))
-
-
 def test_an_encoder_of_its_own_is_part_of_the_checkpoint_and_of_the_critics_optimiser() -> None:
-    built = agent_with_encoder()
+    data = agent_with_encoder()
+    built = data.agent
     assert set(built.modules()) == {"policy", "critics", "target_critics", "encoder"}
-    assert built.modules()["encoder"] is built.encoder
+    assert built.modules()["encoder"] is built.encoder is data.encoder
     assert set(agent().modules()) == {"policy", "critics", "target_critics"}
-    assert built.encoder is not None
     (group,) = built.critic_optimiser.param_groups
     learned = {id(parameter) for parameter in group["params"]}
-    assert learned == {id(each) for module in (built.critics, built.encoder) for each in module.parameters()}
+    assert learned == {id(each) for module in (built.critics, data.encoder) for each in module.parameters()}

@@ -207,3 +207,23 @@ def test_segments_hold_the_window_and_the_step_after_it(lengths: list[int], hist
     assert torch.equal(segments.lengths, windows.lengths)
     assert torch.equal(segments.reward, buffer.rewards[indices])
     assert segments.not_terminal.tolist() == [0.0 if index % 3 == 0 else 1.0 for index in indices.tolist()]
+
+
+@given(EPISODE_LENGTHS, st.integers(0, 4), st.integers(1, 4), st.integers(0, 1000))
+def test_stretches_are_the_steps_around_a_step_within_its_episode(
+    lengths: list[int], past: int, following: int, seed: int
+) -> None:
+    buffer = filled_buffer(episodes_of(lengths, seed), history_length=2, seed=seed)
+    buffer.terminated[::3] = True
+    stretches = buffer.stretches(torch.arange(buffer.size), past, following)
+    assert stretches.tokens.shape[:2] == stretches.used.shape == (buffer.size, past + following)
+    assert stretches.reward.shape == stretches.not_terminal.shape == (buffer.size, following)
+    for index in range(buffer.size):
+        for place, step in enumerate(range(index - past, index + following)):
+            same = 0 <= step < buffer.size and bool(buffer.first[step] == buffer.first[index])
+            assert bool(stretches.used[index, place]) == same
+            if same:
+                assert torch.equal(stretches.tokens[index, place], buffer.tokens[step])
+            if same and place >= past:
+                assert stretches.reward[index, place - past] == buffer.rewards[step]
+                assert stretches.not_terminal[index, place - past] == float(step % 3 != 0)
