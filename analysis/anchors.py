@@ -16,7 +16,7 @@ import torch
 from analysis.runs.anchor_search import DESCRIPTIONS, KINDS, AnchorConfig, TorchPointMass, best_policy
 from analysis.runs.outputs import Output
 from m3po.command_line import json_of, run
-from m3po.runs.run_directory import provenance
+from m3po.runs.provenance import provenance
 
 
 def anchors(config: AnchorConfig) -> dict[str, object]:

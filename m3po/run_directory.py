@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from m3po.runs.run_directory import RunDirectory, provenance
+from m3po.runs.provenance import provenance
+from m3po.runs.run_directory import RunDirectory
 
 __all__ = ["RunDirectory", "provenance"]

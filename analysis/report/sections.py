@@ -19,7 +19,7 @@ from analysis.report.findings import Findings, decomposition, through_training
 from analysis.report.pages import Drawing, drawing
 from analysis.runs.anchors import anchors_of, closed
 from m3po.config import Config
-from m3po.runs.run_directory import provenance
+from m3po.runs.provenance import provenance
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

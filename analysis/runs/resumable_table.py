@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar, get_type_hints
 
 from analysis.runs.csv_lines import Line, read_lines
 from m3po.runs.files import HeldError, LostError, append, flock, is_at, read_regular, replaced
-from m3po.runs.run_directory import commit_of, provenance
+from m3po.runs.provenance import commit_of, provenance
 
 Row = TypeVar("Row")
 

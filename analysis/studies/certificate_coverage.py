@@ -32,7 +32,7 @@ from bounds.confidence import simultaneous as all_at_once
 from bounds.finite import true_return
 from bounds.finite.instance import Instance
 from m3po.flag_checks import Confidence, EpisodeCount, Items, Seed, Steps, check_fields
-from m3po.runs.run_directory import commit_of, provenance
+from m3po.runs.provenance import commit_of, provenance
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

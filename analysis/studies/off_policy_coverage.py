@@ -22,7 +22,7 @@ from bounds.finite.trajectory_checks import Critic, trajectory_control_variate, 
 from bounds.nonnegative import nonnegative_lower
 from bounds.overlap import FORMS
 from m3po.flag_checks import Confidence, EpisodeCount, Items, Seed, Steps, check_fields
-from m3po.runs.run_directory import commit_of, provenance
+from m3po.runs.provenance import commit_of, provenance
 
 Array: TypeAlias = NDArray[np.float64]
 

@@ -13,6 +13,8 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+FORMAT = 2  # of run directories and checkpoints
+
 MEBIBYTE = 1 << 20
 
 # A compressed archive may grow to so many bytes, or to so many times its own size if that is more.

@@ -228,7 +228,8 @@ class Watch:
         self._seen: tuple[int, int] | None = None
 
     def __call__(self) -> TaskReport:
-        from m3po.runs.run_directory import LAST, RunDirectory
+        from m3po.runs.checkpoints import LAST
+        from m3po.runs.run_directory import RunDirectory
 
         # What is missing now, or is being replaced, is seen at the next look.
         with contextlib.suppress(OSError, ValueError):

@@ -121,7 +121,7 @@ def test_metrics_of_wrong_types_are_refused(run: Path, lines, capsys):
 @pytest.mark.parametrize("kind", ["pipe", "endless device", "folder", "too deep", "too large", "binary"])
 def test_files_that_are_no_such_files_are_refused_at_once(run: Path, name: str, kind: str, capsys, monkeypatch):
     monkeypatch.setattr("m3po.runs.run_directory._LARGEST_RECORD", 1 << 16)
-    monkeypatch.setattr("m3po.runs.run_directory._LARGEST_METRICS", 1 << 16)
+    monkeypatch.setattr("m3po.runs.metrics._LARGEST", 1 << 16)
     file = run / name
     if name == "checkpoint.pt":
         (run / "checkpoint.previous.pt").unlink()
@@ -247,7 +247,7 @@ class Payload:
 
 def signed(run: Path, data: bytes) -> None:
     """Make ``data`` the run's checkpoint, with the right checksums."""
-    settings = RunDirectory.read(run)._settings_digest()
+    settings = RunDirectory.read(run)._checkpoints._settings
     (run / "checkpoint.pt").write_bytes(data + hashlib.sha256(data).digest() + settings)
     (run / "checkpoint.previous.pt").unlink(missing_ok=True)
 

@@ -15,7 +15,8 @@ import torch
 
 from m3po import train
 from m3po.config import Config
-from m3po.runs.run_directory import LAST, PREVIOUS, RunDirectory, unborn
+from m3po.runs.checkpoints import LAST, PREVIOUS
+from m3po.runs.run_directory import RunDirectory, unborn
 from tests.faults import KINDS, Disk, KilledError
 
 # Of the lock of a process that was killed: it cannot even let go.
@@ -52,6 +53,10 @@ class Counting:
 
     new_generator = False
 
+    @property
+    def collection(self) -> Counting:
+        return self
+
     def resume_episode(self) -> bool:
         return True
 
@@ -84,7 +89,7 @@ def sound(path: Path) -> int:
     count = 0
     for name in (LAST, PREVIOUS):
         try:
-            run._sound_archive(name)
+            run._checkpoints._sound_archive(name)
             count += 1
         except ValueError:
             pass
