@@ -180,7 +180,7 @@ def _explained(bound: LowerBound, least: float, episodes: int) -> LowerBound:
     size = bound.effective_sample_size
     if size == 0:
         reason = "no support: the policy takes none of the data's actions, every weight is 0"
-    elif size is not None and size < max(min(FEW_EPISODES, episodes / 2), 0.02 * episodes):
+    elif size is not None and size < max(min(FEW_EPISODES, episodes / 2), 0.1 * episodes):
         reason = f"weights too heavy: {episodes} episodes are worth {size:.3g} of the policy's own"
     elif bound.estimate is not None and bound.estimate < least:
         reason = f"the return itself is estimated at no more than {bound.estimate:.4g}"
