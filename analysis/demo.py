@@ -29,6 +29,7 @@ from m3po import train
 from m3po.command_line import run
 from m3po.config import Config
 from m3po.flag_checks import Seed, Steps, check_fields
+from m3po.presets import preset_values
 from m3po.runs.interruption import exit_code
 from m3po.runs.run_directory import RunDirectory
 from m3po.runs.terminal import shown
@@ -40,7 +41,7 @@ class DemoConfig:
 
     out: Path = Path("demo")
     """Directory for the page, its pictures and the run."""
-    total_steps: Steps = 7000
+    total_steps: Steps = preset_values("demo", "m3po")["total_steps"]
     """Real environment steps of the training."""
     seed: Seed = 0
     """Seed of the training."""
@@ -53,8 +54,8 @@ class DemoConfig:
 
     def training(self, *, resume: bool) -> Config:
         """The settings of the training."""
-        return Config(
-            run_dir=self.out / "run", total_steps=self.total_steps, seed=self.seed, device="cpu", resume=resume
+        return Config.preset(
+            "demo", run_dir=self.out / "run", total_steps=self.total_steps, seed=self.seed, resume=resume
         )
 
 

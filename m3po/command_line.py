@@ -82,21 +82,29 @@ def _words(box: str) -> str:
     return re.sub(r"^Error parsing [A-Z]\w*: ", "", text)
 
 
-def parse(config_type: type[Settings], arguments: Sequence[str] | None = None, *, prog: str | None = None) -> Settings:
+def parse(
+    config_type: type[Settings],
+    arguments: Sequence[str] | None = None,
+    *,
+    prog: str | None = None,
+    flat: bool = False,
+) -> Settings:
     """Flags -> a ``config_type`` (a dataclass whose ``__post_init__`` raises ValueError on a bad value).
 
     Args:
         config_type: the dataclass; its field docstrings are the ``--help``.
         arguments: the words after the program name; ``sys.argv[1:]`` when None.
         prog: the program's name in the help, for example ``python -m analysis.compare_bounds``.
+        flat: fields that are dataclasses themselves are groups of the help, and do not prefix their flags.
 
     Raises:
         SystemExit: code 2 after one line that names the bad value; code 0 after ``--help``.
     """
     box = io.StringIO()
+    marks = (tyro.conf.FlagCreatePairsOff, *([tyro.conf.OmitArgPrefixes] if flat else []))
     try:
         with contextlib.redirect_stderr(box):
-            return tyro.cli(config_type, args=arguments, prog=prog, config=(tyro.conf.FlagCreatePairsOff,))
+            return tyro.cli(config_type, args=arguments, prog=prog, config=marks)
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
@@ -105,14 +113,21 @@ def parse(config_type: type[Settings], arguments: Sequence[str] | None = None, *
 
 
 def run(
-    main: Callable[[Settings], int], config_type: type[Settings], arguments: Sequence[str] | None, *, prog: str
+    main: Callable[[Settings], int],
+    config_type: type[Settings],
+    arguments: Sequence[str] | None,
+    *,
+    prog: str,
+    expanded: Callable[[Sequence[str], str], Sequence[str]] = lambda arguments, prog: arguments,
 ) -> NoReturn:
     """Parse, call ``main(config)``, exit with the code it returns or with the one that its exception stands for.
 
-    The config's paths are absolute: an environment may change the working directory.
+    The config's paths are absolute: an environment may change the working directory. ``expanded`` gets the arguments
+    and ``prog``, and returns the arguments to parse.
     """
     with _ending():
-        raise SystemExit(main(_placed(parse(config_type, arguments, prog=prog))))
+        words = expanded(sys.argv[1:] if arguments is None else arguments, prog)
+        raise SystemExit(main(_placed(parse(config_type, words, prog=prog))))
 
 
 def _placed(config: Settings) -> Settings:

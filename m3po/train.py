@@ -25,6 +25,7 @@ from m3po.runs.health import DivergenceError, check_row
 from m3po.runs.interruption import Stopped, StopRequest, exit_code
 from m3po.runs.run_directory import RunDirectory
 from m3po.runs.terminal import messages, shown
+from m3po.training_flags import expanded
 
 
 def train(config: Config) -> RunDirectory:
@@ -151,7 +152,7 @@ def main(config: Config) -> int:
 
 
 def cli(arguments: Sequence[str] | None = None) -> None:
-    run(main, Config, arguments, prog="python -m m3po.train")
+    run(main, Config, arguments, prog="python -m m3po.train", expanded=expanded)
 
 
 if __name__ == "__main__":

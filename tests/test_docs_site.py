@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from m3po.config import ALGORITHMS
 from tests.tutorial_page import ROOT, run_command
 
 DOCS = ROOT / "docs"
@@ -56,7 +57,8 @@ def flags_of(module: str) -> frozenset[str]:
     printed = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
         patch.setenv("COLUMNS", "200")
-        run_command(f"python -m {module} --help")
+        for each in ALGORITHMS if module == "m3po.train" else (None,):
+            run_command(f"python -m {module} --help" + ("" if each is None else f" --algorithm {each}"))
     return frozenset(flags_in(printed.getvalue())) | {"--help"}
 
 

@@ -61,7 +61,7 @@ def commands() -> tuple[Command, ...]:
             for where in (module, paper_figures.command):
                 if hasattr(where, "run"):
                     patch.setattr(
-                        where, "run", lambda main, settings, arguments, prog, seen=seen: seen.append(settings)
+                        where, "run", lambda main, settings, *rest, seen=seen, **options: seen.append(settings)
                     )
             entry([])
         found.append(Command(name, seen[0]))

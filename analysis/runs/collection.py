@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from m3po.config import ONLY_READ_BY, Config
+from m3po.config import Config, blocks_of, fields_of
 from m3po.runs.run_directory import RunDirectory, meaning
 
 PROTOCOL = ("env_options", "total_steps", "initial_random_steps", "width", "layers", "history_length")
@@ -15,7 +15,7 @@ PROTOCOL = ("env_options", "total_steps", "initial_random_steps", "width", "laye
 
 def reads(config: Config, name: str) -> bool:
     """Whether the setting is part of what the run is."""
-    return name not in VARYING_SETTINGS and config.algorithm in ONLY_READ_BY.get(name, (config.algorithm,))
+    return name not in VARYING_SETTINGS and name in fields_of(*blocks_of(config.algorithm))
 
 
 def disagreement(one: Config, other: Config, *, same: bool) -> str | None:

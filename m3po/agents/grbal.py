@@ -17,10 +17,10 @@ from m3po.agents.adaptive_model import AdaptiveModel
 from m3po.agents.loop import TrainingLoop
 from m3po.agents.planner import PlannerSettings, plan
 from m3po.agents.rollout import Terminated, never_terminated
-from m3po.config import Config
 from m3po.data.types import Stretches, Windows, newest
 from m3po.envs.protocol import Array
 from m3po.networks.model import widened_range
+from m3po.settings import GrbalSettings
 
 # r(o, a, o') of steps [N, O], [N, A], [N, O] -> [N].
 RewardFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -147,6 +147,6 @@ class Grbal(TrainingLoop):
         self.reach.copy_(state["reach"])
 
 
-def planner_settings(config: Config) -> PlannerSettings:
-    """The planner's part of a run's configuration."""
+def planner_settings(config: GrbalSettings) -> PlannerSettings:
+    """What the planner takes of a run's settings."""
     return PlannerSettings(config.planner_candidates, config.planner_horizon, config.planner_iterations)

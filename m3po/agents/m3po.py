@@ -43,7 +43,7 @@ class M3PO(TrainingLoop):
         network, critics = agent_networks(
             config, encoder.feature_size, action_size, self.device, gated=config.agent_units == "gated"
         )
-        self.target_entropy, settings = agent_settings(config, action_size)
+        self.target_entropy, settings = agent_settings(config, action_size, capturable=config.cuda_graphs)
         capacity = max(config.model_buffer_size, config.rollouts_per_step * config.rollout_interval)
         self.data: StoredEncodings | OwnEncodings
         if config.context_training == "model":

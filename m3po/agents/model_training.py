@@ -6,11 +6,11 @@ import math
 
 import torch
 
-from m3po.config import Config
 from m3po.data.replay_buffer import EnvironmentBuffer, drawn
 from m3po.data.types import ROWS_AT_A_TIME, Segments, rows_of
 from m3po.networks.model import EnsembleModel
 from m3po.runs.health import DivergenceError, magnitudes
+from m3po.settings import ModelSettings
 
 UPDATES_PER_CHECK = 20
 
@@ -40,7 +40,7 @@ def train_model(
     model: EnsembleModel,
     optimiser: torch.optim.Optimizer,
     buffer: EnvironmentBuffer,
-    config: Config,
+    config: ModelSettings,
     generator: torch.Generator,
 ) -> dict[str, float]:
     """Gradient steps on sum_b w_b * NLL_b until the held-out loss stops falling; keeps the best parameters.
@@ -68,7 +68,7 @@ def train_model(
     model.fit_reach(buffer.outcomes())
 
     judges = buffer.segments(held_out)
-    short = training[training - buffer.first[training] < config.history_length]
+    short = training[training - buffer.first[training] < buffer.history_length]
     from_starts = round(config.start_share * config.model_batch_size) if len(short) else 0
     best, best_state, checks_since, losses = float("inf"), None, 0, []
     update = 0

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from m3po.config import Config
 from m3po.data.types import Transitions
 from m3po.networks.policy import GaussianPolicy, squashed_sample
 from m3po.networks.stacked import StackedMLP
+from m3po.settings import AgentSettings, NetworkSettings
 
 
 def critic_values(critics: StackedMLP, features: Tensor, action: Tensor) -> Tensor:
@@ -80,17 +80,19 @@ class SoftActorCriticSettings:
     capturable: bool = False
 
 
-def agent_settings(config: Config, action_size: int) -> tuple[float, SoftActorCriticSettings]:
-    """The target entropy (or what it would be), and the settings that a run's configuration asks for."""
+def agent_settings(
+    config: AgentSettings, action_size: int, *, capturable: bool
+) -> tuple[float, SoftActorCriticSettings]:
+    """The entropy that a tuned temperature aims at, tuned or not; and what every update needs."""
     target_entropy = -float(action_size) if config.target_entropy is None else config.target_entropy
     tuned = target_entropy if config.temperature_tuning == "automatic" else None
     return target_entropy, SoftActorCriticSettings(
-        config.discount, config.target_rate, tuned, config.learning_rate, capturable=config.cuda_graphs
+        config.discount, config.target_rate, tuned, config.learning_rate, capturable=capturable
     )
 
 
 def agent_networks(
-    config: Config, feature_size: int, action_size: int, device: torch.device, *, gated: bool
+    config: NetworkSettings, feature_size: int, action_size: int, device: torch.device, *, gated: bool
 ) -> tuple[GaussianPolicy, StackedMLP]:
     """Policy and twin critics on encoded histories, in the sizes that a run's configuration asks for."""
     policy = GaussianPolicy(feature_size, action_size, config.width, config.layers, gated=gated)

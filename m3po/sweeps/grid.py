@@ -1,6 +1,7 @@
 """A grid of trainings, written in TOML, expanded into named runs whose every setting is checked before one starts.
 
     seeds = [0, 1, 2]
+    preset = "demo"                            # left out: the defaults of m3po.config.Config
     total_steps = 3000                         # of every run: any field of m3po.config.Config, and cpus, gpus, retries
 
     [[environments]]                           # left out: one environment, with the settings above
@@ -29,6 +30,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from m3po.config import Config
+from m3po.presets import preset_values
 from m3po.runs.files import read_regular
 
 # What the sweep sets itself, and what is said once for all.
@@ -41,7 +43,7 @@ _NOT_SETTINGS = {
 
 SWEEP_ID = "sweep_id"  # a file beside the environments' folders; see sweep_worker.directory_id
 
-_AXES = ("seeds", "algorithms", "environments", "variants")
+_AXES = ("seeds", "preset", "algorithms", "environments", "variants")
 
 _HINTS = {name: hint for name, hint in get_type_hints(Config).items() if name not in _NOT_SETTINGS}
 
@@ -103,6 +105,10 @@ def expand(grid: Mapping[str, Any], out: Path) -> list[GridRun]:
         ValueError: names what is wrong.
     """
     common = _settings({name: value for name, value in grid.items() if name not in _AXES}, "top level", extra=_AXES)
+    if "preset" in grid:
+        preset = grid["preset"]
+        _values_of(preset, Config.algorithm)
+        common = {"preset": preset, **common}
     seeds = _seeds(grid)
     environments = _environments(grid, common)
     variants = _variants(grid, common, [environment.name for environment in environments])
@@ -122,6 +128,13 @@ def expand(grid: Mapping[str, Any], out: Path) -> list[GridRun]:
     return runs
 
 
+def _values_of(preset: object, algorithm: str) -> dict[str, Any]:
+    try:
+        return {} if preset is None else preset_values(str(preset), algorithm)
+    except ValueError as error:
+        raise ValueError(str(error).replace("--preset", "preset", 1)) from error
+
+
 def _seeds(grid: Mapping[str, Any]) -> list[int]:
     seeds = grid.get("seeds")
     if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
@@ -131,9 +144,10 @@ def _seeds(grid: Mapping[str, Any]) -> list[int]:
 
 
 def _environments(grid: Mapping[str, Any], common: Mapping[str, Any]) -> list[_Part]:
+    default = _values_of(common.get("preset"), Config.algorithm).get("env_id", Config.env_id)
     parts = []
     for table in _tables(grid, "environments") or [{}]:
-        env_id = table.get("env_id", common.get("env_id", Config.env_id))
+        env_id = table.get("env_id", common.get("env_id", default))
         if not isinstance(env_id, str):
             raise ValueError(f"[[environments]]: env_id must be a string, got {env_id!r}")
         name = _name(table.get("name", re.sub(r"^.*/|-v\d+$", "", env_id)), "[[environments]]")
@@ -248,6 +262,9 @@ def _checked(name: str, value: Any, hint: Any, where: str) -> Any:
 def _run(common: Mapping[str, Any], environment: _Part, variant: _Part, seed: int, out: Path) -> GridRun:
     name = f"{environment.name}/{variant.name}/seed-{seed}"
     settings = {**common, **environment.settings, **variant.settings}
+    preset = settings.pop("preset", None)
+    given = settings
+    settings = _values_of(preset, settings.get("algorithm", Config.algorithm)) | settings
     resources = {each: settings.pop(each) for each in _RESOURCES if each in settings}
     threads = settings.get("threads", Config.threads)
     cpus, gpus = resources.get("cpus", float(threads)), resources.get("gpus", 0.0)
@@ -257,7 +274,7 @@ def _run(common: Mapping[str, Any], environment: _Part, variant: _Part, seed: in
             raise ValueError(f"{name}: {each} must be a finite number >= 0, got {value}")
     if gpus > 1 and gpus != int(gpus):
         raise ValueError(f"{name}: gpus must be a whole number or a share below 1, got {gpus}")
-    device = settings.get("device", Config.device)
+    device = given.get("device", Config.device)
     if device == "cuda" and gpus == 0:
         raise ValueError(f"{name}: device is cuda and gpus is 0; say how many GPUs, or which share of one, it takes")
     if device == "cpu" and gpus > 0:

@@ -121,6 +121,26 @@ def test_a_variant_has_the_last_word_then_the_environment_then_the_top() -> None
     assert (runs[0].cpus, runs[0].gpus, runs[0].retries) == (0.5, 0.0, 9)
 
 
+def test_a_preset_is_below_everything_that_is_said_and_knows_the_algorithm() -> None:
+    runs = grid(
+        """
+        seeds = [0]
+        preset = "cheetah"
+        width = 10
+        [[variants]]
+        name = "a"
+        [[variants]]
+        name = "l2a"
+        algorithm = "grbal"
+        updates_per_step = 3
+        """
+    )
+    assert [run.name for run in runs] == ["HalfCheetahFwdBwd/a/seed-0", "HalfCheetahFwdBwd/l2a/seed-0"]
+    first, second = (run.config for run in runs)
+    assert first == Config.preset("cheetah", run_dir=OUT / runs[0].name, width=10, device="cpu")
+    assert (second.width, second.updates_per_step, second.epoch_steps) == (10, 3, 9500)
+
+
 def test_a_run_is_exactly_what_its_settings_say() -> None:
     (run,) = grid("seeds = [5]\ndiscount = 0\nthreads = 2")
     expected = Config(OUT / "SwitchingPointMass/m3po/seed-5", seed=5, discount=0.0, threads=2, device="cpu")
@@ -137,6 +157,8 @@ def test_the_device_follows_from_the_gpus_asked_for_and_not_from_the_node(resour
 
 
 MISTAKES = {
+    'seeds = [0]\npreset = "big"': "preset must be one of demo, cheetah, paper, got big",
+    "seeds = [0]\npreset = 3": "preset must be one of demo, cheetah, paper, got 3",
     "width = 3": "seeds must be a list of whole numbers, such as [0, 1, 2], got None",
     "seeds = []": "seeds must be a list of whole numbers, such as [0, 1, 2], got []",
     "seeds = [0.5]": "seeds must be a list of whole numbers",
