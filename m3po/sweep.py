@@ -33,14 +33,14 @@ def sweep(config: SweepConfig, runs: Sequence[GridRun], stop: StopRequest) -> li
     """
     ray = import_ray()
     survived = None if config.client else survey(runs, config.directory, patience=_PATIENCE)
-    if survived is not None and all(standing.state == "finished" for standing in survived[1]):
-        return [Track(each, "finished", row=standing.row) for each, standing in zip(runs, survived[1], strict=True)]
+    if survived is not None and all(found.state == "finished" for found in survived[1]):
+        return [Track(each, "finished", row=found.row) for each, found in zip(runs, survived[1], strict=True)]
     cluster = RayCluster(config, ray)
     try:
-        cluster.directory_id, standings = cluster.survey(runs) if survived is None else survived
+        cluster.directory_id, states = cluster.survey(runs) if survived is None else survived
         tracks = [
-            Track(each, "finished" if standing.state == "finished" else "waiting", row=standing.row)
-            for each, standing in zip(runs, standings, strict=True)
+            Track(each, "finished" if found.state == "finished" else "waiting", row=found.row)
+            for each, found in zip(runs, states, strict=True)
         ]
         unmet = cluster.unmet([track.run for track in tracks if not track.ended])
         if unmet:
@@ -49,7 +49,7 @@ def sweep(config: SweepConfig, runs: Sequence[GridRun], stop: StopRequest) -> li
                 raise ValueError(f"{want}, which this machine does not have; see cpus and gpus in the grid, and --cpus")
             print(f"{want} and no node has them; {len(unmet)} runs wait until one joins", file=sys.stderr)
         display = Display(tracks)
-        resumed = sum(standing.state == "unfinished" for standing in standings)
+        resumed = sum(found.state == "unfinished" for found in states)
         display.say(f"{len(runs)} runs in {config.directory}: {display.summary()}, of these {resumed} to resume")
         with stop:
             drive(tracks, cluster, stop, display, silence=config.silence)
@@ -105,7 +105,7 @@ def cost(runs: Sequence[GridRun], seconds_per_step: float | None) -> dict[str, A
     return record
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns of equal width, the first aligned to the left and the others to the right."""
     widths = [max(len(line[i]) for line in (header, *rows)) for i in range(len(header))]
     lines = []
@@ -136,7 +136,7 @@ def results_text(record: Mapping[str, Any]) -> str:
     notes = [f"{each['run']}: {each['message']}" for each in record["runs"] if each["message"]]
     last = f"{record['finished']} of {len(rows)} runs finished in {record['directory']}"
     return "\n".join(
-        [table(("run", "state", "steps", "return", "+-", "s/step", "cpu s/step", "restarts"), rows), *notes, last]
+        [aligned(("run", "state", "steps", "return", "+-", "s/step", "cpu s/step", "restarts"), rows), *notes, last]
     )
 
 
@@ -167,7 +167,7 @@ def plan(config: SweepConfig, runs: Sequence[GridRun]) -> str:
         )
         for run in runs
     ]
-    text = table(("run", "algorithm", "environment", "steps", "cpus", "gpus"), rows)
+    text = aligned(("run", "algorithm", "environment", "steps", "cpus", "gpus"), rows)
     text += f"\n{total['runs']:,} runs, {total['steps']:,} real steps"
     if config.seconds_per_step is not None:
         text += (

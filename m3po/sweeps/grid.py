@@ -41,7 +41,7 @@ _NOT_SETTINGS = {
     "seed": "write seeds = [...] at the top",
 }
 
-SWEEP_ID = "sweep_id"  # a file beside the environments' folders; see sweep_worker.directory_id
+SWEEP_ID = "sweep_id"  # a file beside the environments' folders; see worker.directory_id
 
 _AXES = ("seeds", "preset", "algorithms", "environments", "variants")
 

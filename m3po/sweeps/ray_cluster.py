@@ -16,7 +16,7 @@ from m3po.sweeps.settings import SweepConfig
 from m3po.sweeps.tracks import Lost, Track
 from m3po.sweeps.worker import Outcome, Progress, RunState, TaskReport, survey, train_run
 
-_POLL = 0.5  # seconds between two looks at the board
+_POLL = 0.5  # seconds between two readings of the reports
 
 _PATIENCE = 10.0  # seconds for trainings of an earlier, killed sweep to die
 
@@ -36,8 +36,8 @@ class Cluster(Protocol):
     def cancel(self, task: Any) -> None:
         """Ask a task to stop after its step, with a checkpoint."""
 
-    def look(self, current: Mapping[str, int]) -> Mapping[str, tuple[TaskReport, float]] | None:
-        """``Progress.look``; None when the board cannot be reached at the moment."""
+    def reports(self, current: Mapping[str, int]) -> Mapping[str, tuple[TaskReport, float]] | None:
+        """``Progress.reports``; None when it cannot be reached at the moment."""
 
 
 def import_ray() -> Any:
@@ -60,7 +60,7 @@ class RayCluster:
     """``Cluster`` on Ray: connects on construction; ``close`` when done.
 
     Attributes:
-        directory_id: see ``sweep_worker.directory_id``; to be set before the first task.
+        directory_id: see ``worker.directory_id``; to be set before the first task.
 
     Raises:
         ConnectionError: when there is no cluster at the address.
@@ -74,13 +74,13 @@ class RayCluster:
         ray.init(address=config.address, **options)
         # The head is the one node without which nothing goes on anyway.
         self._on_head = {"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}}
-        self._board = ray.remote(Progress).options(max_restarts=-1, max_task_retries=-1, **self._on_head).remote()
+        self._progress = ray.remote(Progress).options(max_restarts=-1, max_task_retries=-1, **self._on_head).remote()
         # Ray's own retries would start at once, while a node that is only cut off may still be writing. One task per
         # process: nothing of one run, such as its memory, is left to the next.
         self._train = ray.remote(max_calls=1, max_retries=0)(train_run)
 
     def survey(self, runs: Sequence[GridRun]) -> tuple[str, list[RunState]]:
-        """``sweep_worker.survey`` on the cluster, whose files this process may not see."""
+        """``worker.survey`` on the cluster, whose files this process may not see."""
         task = self._ray.remote(survey).options(max_retries=0, **self._on_head)
         try:
             surveyed: tuple[str, list[RunState]] = self._ray.get(
@@ -108,7 +108,7 @@ class RayCluster:
         return task.remote(
             run,
             attempt,
-            self._board,
+            self._progress,
             self._config.directory,
             self.directory_id,
             beat=min(silence / 6, 5.0),
@@ -142,10 +142,10 @@ class RayCluster:
     def cancel(self, task: Any) -> None:
         self._ray.cancel(task, force=False)
 
-    def look(self, current: Mapping[str, int]) -> Mapping[str, tuple[TaskReport, float]] | None:
+    def reports(self, current: Mapping[str, int]) -> Mapping[str, tuple[TaskReport, float]] | None:
         try:
             reports: Mapping[str, tuple[TaskReport, float]] = self._ray.get(
-                self._board.look.remote(current), timeout=10
+                self._progress.reports.remote(current), timeout=10
             )
         except (self._ray.exceptions.RayError, self._ray.exceptions.GetTimeoutError):
             return None
@@ -165,8 +165,8 @@ def drive(tracks: Sequence[Track], cluster: Cluster, stop: StopRequest, display:
     tasks: dict[Any, Track] = {}
     stopping = False
     while not all(track.ended for track in tracks):
-        # A new attempt is told to the board before its task exists: from then on the one before is not wanted.
-        reports = _look(tracks, cluster)
+        # A new attempt is told to ``Progress`` before its task exists: from then on the one before is not wanted.
+        reports = _read_reports(tracks, cluster)
         if stop.number is not None and not stopping:
             stopping = True
             display.say(f"{len(tasks)} runs are asked to stop; those under way write a checkpoint first")
@@ -187,15 +187,15 @@ def drive(tracks: Sequence[Track], cluster: Cluster, stop: StopRequest, display:
                     track.state, track.attempt = "waiting", track.attempt + 1
         ended = cluster.wait(list(tasks), _POLL)
         if ended:
-            _look(tracks, cluster)  # the last words of those that have ended
+            _read_reports(tracks, cluster)  # the last words of those that have ended
         for task in ended:
             _end(tasks.pop(task), cluster.collect(task))
         display.show()
 
 
-def _look(tracks: Sequence[Track], cluster: Cluster) -> Mapping[str, tuple[TaskReport, float]] | None:
-    """What the board knows, which is put into the tracks too."""
-    reports = cluster.look({track.run.name: track.attempt for track in tracks if not track.ended})
+def _read_reports(tracks: Sequence[Track], cluster: Cluster) -> Mapping[str, tuple[TaskReport, float]] | None:
+    """The last report of every run, which is put into its track too."""
+    reports = cluster.reports({track.run.name: track.attempt for track in tracks if not track.ended})
     for track in tracks:
         if reports is not None and track.run.name in reports:
             track.report, _ = reports[track.run.name]

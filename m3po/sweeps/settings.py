@@ -18,7 +18,7 @@ class SweepConfig:
     those whose worker or node dies meanwhile. The table at the end shows final evaluations."""
 
     grid: tyro.conf.Positional[Path]
-    """TOML file: seeds, algorithms, environments, variants (m3po/grid.py, sweeps/point_mass.toml)."""
+    """TOML file: seeds, algorithms, environments, variants (m3po/sweeps/grid.py, sweeps/point_mass.toml)."""
     out: Path | None = None
     """Where the runs lie, a directory each, called environment/variant/seed-N. On a cluster: on a file system that all
     nodes share. runs/ with the name of the grid when not given."""

@@ -1,6 +1,6 @@
-"""The part of a sweep that runs on the nodes: one training per task, and the board on which all of them report.
+"""The part of a sweep that runs on the nodes: one training per task, and the ``Progress`` to which all of them report.
 
-torch is imported by the tasks that train, not by this module: the board needs none of it.
+torch is imported by the tasks that train, not by this module: ``Progress`` needs none of it.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class Progress:
             self._reports[run] = (report, time.monotonic())
         return wanted
 
-    def look(self, current: Mapping[str, int]) -> dict[str, tuple[TaskReport, float]]:
+    def reports(self, current: Mapping[str, int]) -> dict[str, tuple[TaskReport, float]]:
         """The last report of every run and the seconds since then. ``current``: each run's attempt from now on."""
         self._current = dict(current)
         now = time.monotonic()
@@ -99,8 +99,8 @@ class Progress:
 
 
 class Lease:
-    """While entered, reports to the board, and ends this process when the board no longer wants this attempt, or could
-    not be reached for ``silence`` seconds: by then the sweep may have started the run elsewhere.
+    """While entered, reports to ``Progress``, and ends this process when it no longer wants this attempt, or could not
+    be reached for ``silence`` seconds: by then the sweep may have started the run elsewhere.
 
     Args:
         report: sends a report, waiting at most so many seconds; True, False (not wanted) or None (not reached).
@@ -128,7 +128,7 @@ class Lease:
         heard = time.monotonic()
         while True:
             description = self._describe()
-            # The clock starts before the report is sent: the board counts from when it came, which is later.
+            # The clock starts before the report is sent: the sweep counts from when it came, which is later.
             sent = time.monotonic()
             answer = self._report(description, max(heard + self._silence - sent, 0.01))
             if self._over.is_set():
@@ -145,7 +145,7 @@ class Lease:
 
     def __enter__(self) -> Lease:
         self._thread.start()
-        self._begun.wait()  # nothing is written before the board knows who writes
+        self._begun.wait()  # nothing is written before the sweep knows who writes
         return self
 
     def __exit__(
@@ -196,11 +196,11 @@ def survey(runs: Sequence[GridRun], out: Path, *, patience: float) -> tuple[str,
         ValueError: when a run's place is taken, or another process is still training in one.
     """
     out.mkdir(parents=True, exist_ok=True)
-    standings = [state_of(run.config) for run in runs]
+    states = [state_of(run.config) for run in runs]
     until = time.monotonic() + patience
     for run in runs:
         wait_until_free(run.config.run_dir, until)
-    return directory_id(out), standings
+    return directory_id(out), states
 
 
 def directory_id(out: Path) -> str:
@@ -231,7 +231,7 @@ class Watch:
         from m3po.runs.checkpoints import LAST
         from m3po.runs.run_directory import RunDirectory
 
-        # What is missing now, or is being replaced, is seen at the next look.
+        # What is missing now, or is being replaced, is seen the next time.
         with contextlib.suppress(OSError, ValueError):
             now = (self._path / "metrics.jsonl").stat()
             if (now.st_mtime_ns, now.st_size) != self._seen:
@@ -259,7 +259,7 @@ def node_name() -> str:
 def train_run(
     run: GridRun,
     attempt: int,
-    board: Any,
+    progress: Any,
     out: Path,
     out_id: str,
     beat: float,
@@ -269,8 +269,8 @@ def train_run(
     """Train, or go on with, one run until it is finished, stopped or has failed. The body of a Ray task.
 
     Args:
-        attempt: counts from 0; the number that the board knows.
-        board: handle of the Board actor.
+        attempt: counts from 0; the number that the sweep knows.
+        progress: handle of the actor that holds ``Progress``.
         out, out_id: the sweep's directory and its id: every node has to see the same one.
         beat, silence: see Lease.
         command: of the sweep, for the run's provenance; this process was started by Ray.
@@ -287,13 +287,13 @@ def train_run(
 
     def report(each: TaskReport, timeout: float) -> bool | None:
         try:
-            return bool(ray.get(board.report.remote(run.name, each), timeout=timeout))
+            return bool(ray.get(progress.report.remote(run.name, each), timeout=timeout))
         except (RayError, GetTimeoutError):
             return None
 
-    look = Watch(run, attempt)
+    watch = Watch(run, attempt)
     try:
-        with Lease(report, look, beat=beat, silence=silence):
+        with Lease(report, watch, beat=beat, silence=silence):
             return _train(run, out, out_id, patience=max(60.0, 2 * silence))
     except KeyboardInterrupt:  # the sweep was asked to stop; the training has written its checkpoint
         return Outcome("stopped", _last_row(run))

@@ -413,16 +413,16 @@ def test_a_directory_keeps_its_id_and_another_has_another(tmp_path: Path) -> Non
 # --- leases and retries, without Ray --------------------------------------------------------------
 
 
-def test_the_board_no_longer_wants_an_attempt_that_was_given_up() -> None:
-    board = Progress()
+def test_the_sweep_no_longer_wants_an_attempt_that_was_given_up() -> None:
+    progress = Progress()
     first, second = TaskReport(0, "a", step=5), TaskReport(1, "b", step=9)
-    assert board.report("run", first)
-    assert board.look({"run": 0})["run"][0] == first
-    board.look({"run": 1})
-    assert not board.report("run", replace(first, step=7))
-    assert board.look({"run": 1})["run"][0] == first
-    assert board.report("run", second)
-    report, quiet = board.look({"run": 1})["run"]
+    assert progress.report("run", first)
+    assert progress.reports({"run": 0})["run"][0] == first
+    progress.reports({"run": 1})
+    assert not progress.report("run", replace(first, step=7))
+    assert progress.reports({"run": 1})["run"][0] == first
+    assert progress.report("run", second)
+    report, quiet = progress.reports({"run": 1})["run"]
     assert report == second
     assert 0 <= quiet < 5
 
@@ -441,13 +441,13 @@ def test_a_worker_that_is_no_longer_wanted_ends_itself() -> None:
 
 
 def test_a_worker_that_cannot_reach_the_sweep_ends_itself_before_its_run_is_taken_up() -> None:
-    """Its clock starts when it sends, the board's when the report comes: it has left when that one counts so far."""
-    board, reached = Progress(), True
+    """Its clock starts when it sends, the sweep's when the report comes: it has left when that one counts so far."""
+    progress, reached = Progress(), True
     timeouts = []
 
     def report(each: TaskReport, timeout: float) -> bool | None:
         timeouts.append(timeout)
-        return board.report("run", each) if reached else None
+        return progress.report("run", each) if reached else None
 
     keeping, left = lease(report, silence=0.5)
     with keeping:
@@ -455,7 +455,7 @@ def test_a_worker_that_cannot_reach_the_sweep_ends_itself_before_its_run_is_take
         assert not left.is_set()
         reached = False
         assert left.wait(10)
-        _, quiet = board.look({"run": 0})["run"]
+        _, quiet = progress.reports({"run": 0})["run"]
         assert 0.3 < quiet < 0.6
         assert max(timeouts) <= 0.5
 
@@ -488,7 +488,7 @@ class FakeCluster:
         self.words: dict[str, tuple[TaskReport, float]] = {}
 
     def submit(self, run: GridRun, attempt: int) -> tuple[str, int]:
-        assert self.listened[run.name] == attempt, "the board must know an attempt before it can report"
+        assert self.listened[run.name] == attempt, "the sweep must know an attempt before it can report"
         self.log.append((run.name, attempt, self.now))
         entry = self.script[run.name][attempt]
         self.words[run.name] = (TaskReport(attempt, "node", saved=entry if isinstance(entry, int) else 0), self.now)
@@ -510,7 +510,7 @@ class FakeCluster:
         self.log.append(("cancel", task))
         self.script = {**self.script, task[0]: [Outcome("stopped", {"step": 7})] * 9}
 
-    def look(self, current: Mapping[str, int]) -> Mapping[str, tuple[TaskReport, float]] | None:
+    def reports(self, current: Mapping[str, int]) -> Mapping[str, tuple[TaskReport, float]] | None:
         if 1 < self.now < 2:
             return None
         self.listened = dict(current)
