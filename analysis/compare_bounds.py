@@ -47,8 +47,14 @@ def table(comparison: Comparison) -> str:
         footnote = f"Theorem 4's certificate is left out: this gamma needs profiles of over {LONGEST_PROFILE} steps."
     given = (
         f"gamma = {config.discount:.12g}, eps_m = {config.model_error:g}, eps_pi = {config.policy_divergence:g}, "
-        f"r_max = {config.reward_max:g}; trivial discrepancy R/(1-gamma) = {trivial:.12g}"
+        f"{config.rewards}; trivial discrepancy R/(1-gamma) = {trivial:.12g}"
     )
+    if config.reward_min is not None:
+        footnote += (
+            f"\nThe papers' bounds (m3po, mbpo) are stated with r_max = {config.largest_reward:g}, the others with the "
+            f"range R = {config.reward_range:g}; with centred rewards theirs hold at R/2 too, "
+            f"{config.reward_range / 2 / config.largest_reward:.3g} times as large."
+        )
     values = [value for *_, value in lines]
     cells = [
         (name, scheme, length, text, _percent(value / trivial), _verdict(value, trivial, config.discount))

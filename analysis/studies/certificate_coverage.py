@@ -60,7 +60,7 @@ class CertificateCoverageConfig:
     data_sets: Steps = 1000
     """Data sets per interval method, population and sample size, >= 1."""
     certificates: Steps = 250
-    """Data sets per case of the certificate (of which there are four, and a planted one), >= 1."""
+    """Data sets per case of the certificate (of which there are six, and a planted one), >= 1."""
     sizes: Annotated[tuple[EpisodeCount, ...], Items()] = (30, 100, 300, 1000)
     """Sample sizes (episodes) of the single intervals, >= 2."""
     joint_sizes: Annotated[tuple[EpisodeCount, ...], Items()] = (30, 100)
@@ -168,10 +168,12 @@ class Case:
     rollout_length: int | None
     own_data: bool
     blind: bool = False
+    rewards: bool = False
 
 
 def cases() -> tuple[Case, ...]:
-    """From the sharpest that Theorem 4 allows to the loosest; the planted one is blind to the model's error."""
+    """From the sharpest that Theorem 4 allows to the loosest, and from rewards; the planted one is blind to the model's
+    error."""
     easy = tuple(random_instance(seed, model_error=0.1, policy_change=0.02) for seed in range(5))
     tight = (tight_instance(0.1),)
     return (
@@ -179,6 +181,8 @@ def cases() -> tuple[Case, ...]:
         Case("random, own data, k = 1", easy, 1, True),
         Case("random, own data, full rollouts", easy, None, True),
         Case("random, other data, k = 1", easy, 1, False),
+        Case("random, own data, with rewards", easy, 1, True, rewards=True),
+        Case("random, other data, with rewards", easy, 1, False, rewards=True),
         Case(PLANTED, tight, 1, True, blind=True),
     )
 
@@ -217,7 +221,9 @@ def certificate_rows(config: CertificateCoverageConfig, progress: Callable[[], o
         bounds_found, promised, informative, expected, costs = [], [], [], [], []
         for data_set in range(config.certificates):
             which = data_set % len(case.instances)
-            evidence = evidence_of(case.instances[which], config.episodes, case.rollout_length, case.own_data, rng)
+            evidence = evidence_of(
+                case.instances[which], config.episodes, case.rollout_length, case.own_data, rng, rewards=case.rewards
+            )
             if case.blind:
                 evidence = replace(evidence, log_model_density=evidence.log_density)
             report = certify(evidence, config.confidence)

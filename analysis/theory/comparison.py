@@ -14,7 +14,7 @@ import tyro
 import bounds
 from analysis.runs.outputs import check_figure
 from bounds.paper import crossover_rollout_length
-from m3po.flag_checks import Discount, Items, Positive, Share, Within, check_fields
+from m3po.flag_checks import Discount, Items, Share, Within, check_fields
 
 SCHEME_LABELS = {"full": "full model", "branched": "branched", "branched-exact": "branched, exactly k"}
 
@@ -41,8 +41,13 @@ class CompareConfig:
     rollout_lengths: Annotated[tuple[Annotated[int, Within(1, 2**53)], ...], Items(), tyro.conf.arg(name="k")] = (1, 5)
     """Rollout lengths k, in model steps, each at least 1."""
 
-    reward_max: Annotated[Positive, tyro.conf.arg(name="r-max")] = 1.0
-    """Largest absolute expected reward, positive."""
+    reward_max: Annotated[float, Within(), tyro.conf.arg(name="r-max")] = 1.0
+    """Largest absolute expected reward, positive; with --r-min, the largest expected reward."""
+
+    reward_min: Annotated[Annotated[float, Within()] | None, tyro.conf.arg(name="r-min")] = None
+    """Least expected reward, below --r-max. Without it rewards lie in [-r_max, r_max]. The linear and optimal bounds,
+    the certificates and the trivial discrepancy know the range; the papers' bounds, as they are stated, the largest
+    absolute reward."""
 
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print one JSON object instead of the table."""
@@ -55,9 +60,41 @@ class CompareConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if not math.isfinite(self.reward_max / (1 - self.discount) ** 2 * max(self.rollout_lengths) * 12):
-            raise ValueError(f"--r-max is too large for these bounds to be computed, got {self.reward_max}")
+        if self.reward_min is None and not self.reward_max > 0:
+            raise ValueError(f"--r-max must be a finite number > 0, got {self.reward_max}")
+        if self.reward_min is not None and not self.reward_min < self.reward_max:
+            raise ValueError(f"--r-min must be below --r-max, got {self.reward_min} and {self.reward_max}")
+        largest = max(self.largest_reward, self.reward_range)
+        if not math.isfinite(largest / (1 - self.discount) ** 2 * max(self.rollout_lengths) * 12):
+            name, value = ("r-max", self.reward_max) if abs(self.reward_max) >= abs(self.reward_min or 0.0) else (
+                "r-min", self.reward_min)  # fmt: skip
+            raise ValueError(f"--{name} is too large for these bounds to be computed, got {value}")
         check_figure("figure", self.figure)
+
+    @property
+    def reward_range(self) -> float:
+        """R = r_hi - r_lo; 2 r_max where only the largest absolute reward is known."""
+        return 2 * self.reward_max if self.reward_min is None else self.reward_max - self.reward_min
+
+    @property
+    def largest_reward(self) -> float:
+        """r_max = max(|r_lo|, |r_hi|), what the papers' bounds are stated with."""
+        return self.reward_max if self.reward_min is None else max(abs(self.reward_min), abs(self.reward_max))
+
+    def reward_max_of(self, bound: str) -> float:
+        """The reward_max at which that bound is evaluated: R/2 where its constant is R = 2 r_max, as is proved here of
+        the linear and the optimal bounds; r_max as the papers state theirs, which never is smaller.
+
+        A constant added to all rewards moves both returns alike, so with centred rewards theirs hold at R/2 too.
+        """
+        return self.reward_range / 2 if bound.startswith(("linear", "optimal")) else self.largest_reward
+
+    @property
+    def rewards(self) -> str:
+        """What is known of the rewards, for headings."""
+        if self.reward_min is None:
+            return f"r_max = {self.reward_max:g}"
+        return f"rewards in [{self.reward_min:g}, {self.reward_max:g}]"
 
 
 @dataclass(frozen=True)
@@ -84,7 +121,7 @@ class Comparison:
     """Every bound at the errors of a ``CompareConfig``.
 
     Attributes:
-        trivial: R/(1-gamma) with R = 2 r_max, the largest difference two returns can have.
+        trivial: R/(1-gamma), the largest difference two returns can have.
         rows: every bound at every k, in the order of the catalogue.
         certificates: Theorem 4's certificate of the full model and of branched rollouts at every k, when these are the
             errors at every time step; none where this gamma needs profiles of over ``LONGEST_PROFILE`` steps.
@@ -108,6 +145,7 @@ class Comparison:
             "eps_m": self.config.model_error,
             "eps_pi": self.config.policy_divergence,
             "r_max": self.config.reward_max,
+            **({} if self.config.reward_min is None else {"r_min": self.config.reward_min}),
             "trivial": self.trivial,
             "rows": [
                 {"bound": row.bound, "scheme": row.scheme, "k": row.k, "value": row.value, "vacuous": row.vacuous}
@@ -119,7 +157,7 @@ class Comparison:
 def compare(config: CompareConfig) -> Comparison:
     """Evaluate the whole catalogue at the config's errors and rollout lengths."""
     lengths = sorted(set(config.rollout_lengths))
-    trivial = 2 * config.reward_max / (1 - config.discount)
+    trivial = config.reward_range / (1 - config.discount)
     rows = []
     for bound in bounds.ALL_BOUNDS:
         values = bound.evaluate(
@@ -127,7 +165,7 @@ def compare(config: CompareConfig) -> Comparison:
             model_error=config.model_error,
             policy_divergence=config.policy_divergence,
             rollout_length=np.array(lengths),
-            reward_max=config.reward_max,
+            reward_max=config.reward_max_of(bound.name),
         )
         rows += [
             BoundRow(bound.name, bound.scheme, length, float(value), bool(value >= trivial * (1 - EQUAL)))
@@ -168,7 +206,7 @@ def certificate_of_constant_errors(config: CompareConfig, rollout_length: int | 
         np.full(length - 1, m),
         np.full(length, p),
         discount=g,
-        reward_range=2 * config.reward_max,
+        reward_range=config.reward_range,
         rollout_length=rollout_length,
         tail="worst",
     ).value

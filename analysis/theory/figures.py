@@ -22,14 +22,14 @@ def draw(axes: Axes, config: CompareConfig) -> None:
 
     last = max(50, *config.rollout_lengths)
     lengths = np.unique(np.round(np.geomspace(1, last, 200)).astype(np.int64))
-    trivial = 2 * config.reward_max / (1 - config.discount)
+    trivial = config.reward_range / (1 - config.discount)
     drawn = {
         bound.name: bound.evaluate(
             discount=config.discount,
             model_error=config.model_error,
             policy_divergence=config.policy_divergence,
             rollout_length=lengths,
-            reward_max=config.reward_max,
+            reward_max=config.reward_max_of(bound.name),
         )
         for bound in bounds.ALL_BOUNDS
         # the same values as m3po-th1
@@ -66,9 +66,10 @@ def draw(axes: Axes, config: CompareConfig) -> None:
     axes.set_xlim(1, last)
     axes.set_xlabel("rollout length $k$ (model steps)")
     axes.set_ylabel("discrepancy (units of return)")
+    rewards = f"$r_{{\\max}}={config.reward_max:g}$" if config.reward_min is None else config.rewards
     axes.set_title(
         f"$\\gamma={config.discount:.12g}$,  $\\epsilon_m={config.model_error:g}$,  "
-        f"$\\epsilon_\\pi={config.policy_divergence:g}$,  $r_{{\\max}}={config.reward_max:g}$",
+        f"$\\epsilon_\\pi={config.policy_divergence:g}$,  {rewards}",
         loc="left",
     )
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))

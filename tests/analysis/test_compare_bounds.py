@@ -17,6 +17,8 @@ from analysis.compare_bounds import command_line, table
 from analysis.drawing.style import BOUND_COLOURS, BOUND_LABELS, figure_style
 from analysis.theory.comparison import CompareConfig, certificate_of_constant_errors, compare, conclusion
 from analysis.theory.figures import draw
+from bounds.finite import true_return
+from bounds.finite.worst_case import attaining_instance
 
 
 def output(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -148,6 +150,11 @@ def test_the_certificate_lines_are_theorem_4_at_constant_errors() -> None:
         ("--gamma 0.9 --eps-pi 1.1", "--eps-pi must be in [0, 1], got 1.1"),
         ("--gamma 0.9 --r-max 0", "--r-max must be a finite number > 0, got 0.0"),
         ("--gamma 0.9 --r-max 1e306", "got 1e+306"),
+        ("--gamma 0.9 --r-max -1", "--r-max must be a finite number > 0, got -1.0"),
+        ("--gamma 0.9 --r-max nan", "--r-max must be a finite number, got nan"),
+        ("--gamma 0.9 --r-min 1", "--r-min must be below --r-max, got 1.0 and 1.0"),
+        ("--gamma 0.9 --r-min -inf", "--r-min must be a finite number, got -inf"),
+        ("--gamma 0.9 --r-min -1e306", "--r-min is too large for these bounds to be computed, got -1e+306"),
         ("--gamma 0.9 --figure /no-such-folder/out.png", "/no-such-folder/out.png"),
         ("--gamma 0.9 --figure out.xyz", "out.xyz"),
         ("--gamma 0.9 --colour red", "--colour"),
@@ -162,6 +169,70 @@ def test_a_bad_input_exits_2_with_one_line_that_names_it(
     assert err.count("\n") == 1
     assert err.startswith("error: ")
     assert named in err
+
+
+def test_a_reward_range_is_used_where_the_constants_are_ranges(capsys: pytest.CaptureFixture[str]) -> None:
+    """The demo's rewards in [-0.1, 1]: R = 1.1 against 2 r_max = 2."""
+    words = ["--gamma", "0.95", "--eps-m", "0.02", "--eps-pi", "0.01", "--k", "1", "5", "--json"]
+    code, out, _ = output(capsys, *words, "--r-min", "-0.1", "--r-max", "1")
+    assert code == 0
+    result, plain = json.loads(out), json.loads(output(capsys, *words)[1])
+    assert list(result) == ["gamma", "eps_m", "eps_pi", "r_max", "r_min", "trivial", "rows"]
+    assert "r_min" not in plain
+    assert (result["r_min"], result["r_max"]) == (-0.1, 1.0)
+    assert result["trivial"] == pytest.approx(1.1 / 0.05, rel=1e-13)
+    for row, other in zip(result["rows"], plain["rows"], strict=True):
+        papers = row["bound"].startswith(("m3po", "mbpo"))
+        assert row["value"] == pytest.approx(other["value"] * (1.0 if papers else 0.55), rel=1e-12), row["bound"]
+        assert row["vacuous"] == (row["value"] >= result["trivial"] * (1 - 1e-12))
+
+
+def test_a_symmetric_range_is_the_largest_absolute_reward() -> None:
+    given: dict[str, Any] = {"discount": 0.9, "model_error": 0.1, "reward_max": 3.0}
+    ranged, plain = compare(CompareConfig(**given, reward_min=-3.0)), compare(CompareConfig(**given))
+    assert (ranged.rows, ranged.certificates, ranged.trivial) == (plain.rows, plain.certificates, plain.trivial)
+    negative = compare(CompareConfig(discount=0.9, reward_min=-3.0, reward_max=-1.0))
+    assert negative.trivial == pytest.approx(20)
+    papers = next(row for row in negative.rows if row.bound == "m3po-th1")
+    assert papers.value == bounds.get("m3po-th1").evaluate(
+        discount=0.9, model_error=0.1, policy_divergence=0.1, reward_max=3.0
+    )
+
+
+@pytest.mark.parametrize(("low", "high"), [(-0.1, 1.0), (0.5, 2.0), (-2.0, 0.0)])
+def test_every_bound_holds_at_the_reward_range(low: float, high: float) -> None:
+    """The exact gap of the attaining instance, whose rewards are the two ends, against every bound; the optimal ones
+    are equal to it, so a constant taken too small shows."""
+    config = CompareConfig(
+        discount=0.8, model_error=0.05, policy_divergence=0.1, rollout_lengths=(2,), reward_min=low, reward_max=high
+    )
+    comparison = compare(config)
+    instance = attaining_instance(0.05, 0.1, 60, reward_low=low, reward_high=high)
+    truth = true_return(instance.process, instance.policy, 0.8)
+    schemes: dict[str, Any] = {"full": "full", "branched": "averaged", "branched-exact": "exact"}
+    for row in (*comparison.rows, *comparison.certificates):
+        gap = abs(instance.model_return(0.8, schemes[row.scheme], 2) - truth)
+        assert gap <= row.value * (1 + 1e-9), row.bound
+        if row.bound.startswith("optimal"):
+            assert gap == pytest.approx(row.value, rel=1e-4)
+
+
+def test_the_text_and_the_figure_name_the_range(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = output(capsys, "--gamma", "0.95", "--r-min", "-0.1", "--r-max", "1")
+    assert code == 0
+    assert "rewards in [-0.1, 1]; trivial discrepancy R/(1-gamma) = 22" in out
+    assert "stated with r_max = 1, the others with the range R = 1.1" in out
+    with figure_style():
+        from matplotlib.figure import Figure
+
+        axes = Figure().subplots()
+        config = CompareConfig(discount=0.95, reward_min=-0.1)
+        draw(axes, config)
+    assert "rewards in [-0.1, 1]" in axes.get_title(loc="left")
+    line = next(line for line in axes.get_lines() if line.get_label() == BOUND_LABELS["optimal-branched"])
+    assert float(np.asarray(line.get_ydata())[0]) == next(
+        row.value for row in compare(config).rows if row.bound == "optimal-branched" and row.k == 1
+    )
 
 
 def test_the_figure_is_written_and_holds_every_bound(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
