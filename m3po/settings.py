@@ -169,9 +169,9 @@ class BranchSettings:
     """How long branched rollouts are."""
 
     rollout_length: Steps = 1
-    """K, model steps per branched rollout, >= 1."""
+    """k, model steps per branched rollout, >= 1."""
     final_rollout_length: Steps | None = None
-    """K grows linearly (rounded down) to this, as in MBPO, between the two steps below; constant when not given."""
+    """k grows linearly (rounded down) to this, as in MBPO, between the two steps below; constant when not given."""
     rollout_growth_start: NotNegative = 0
     """Real step at which k starts to grow."""
     rollout_growth_end: NotNegative | None = None
