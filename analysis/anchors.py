@@ -10,22 +10,24 @@ import math
 import sys
 from collections.abc import Sequence
 
-import gymnasium as gym
 import torch
 
 from analysis.runs.anchor_search import DESCRIPTIONS, KINDS, AnchorConfig, TorchPointMass, best_policy
 from analysis.runs.outputs import Output
 from m3po.command_line import json_of, run
+from m3po.envs.switching_point_mass import PointMassDynamics
+from m3po.foreign.checked_environment import CheckedEnvironment
 from m3po.runs.provenance import provenance
+
+ENVIRONMENT = "m3po/SwitchingPointMass-v0"
 
 
 def anchors(config: AnchorConfig) -> dict[str, object]:
     """The figures as a JSON-ready dictionary; returns are undiscounted sums over one episode."""
-    environment = gym.make("m3po/SwitchingPointMass-v0")
-    assert environment.spec is not None
-    horizon = environment.spec.max_episode_steps
-    assert horizon is not None
-    simulator = TorchPointMass(environment.unwrapped.dynamics, horizon)  # type: ignore[attr-defined]
+    environment = CheckedEnvironment(ENVIRONMENT, {})
+    dynamics, horizon = environment.offers.dynamics, environment.horizon
+    assert isinstance(dynamics, PointMassDynamics)
+    simulator = TorchPointMass(dynamics, horizon)
     policies: dict[str, dict[str, float | str]] = {}
     for kind in KINDS:
         policy = best_policy(simulator, kind, config)
@@ -37,7 +39,7 @@ def anchors(config: AnchorConfig) -> dict[str, object]:
             "meaning": DESCRIPTIONS[kind],
         }
     return {
-        "env_id": "m3po/SwitchingPointMass-v0",
+        "env_id": ENVIRONMENT,
         "horizon": horizon,
         "iterations": config.iterations,
         "episodes": config.episodes,

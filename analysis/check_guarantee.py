@@ -4,58 +4,61 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
-from analysis.diagnostics.intervals import span
-from analysis.diagnostics.surrogates import text as surrogates_text
-from analysis.guarantee.audit import CheckConfig, check, conclusion
+from analysis.diagnostics.intervals import Ends
+from analysis.guarantee.audit import CheckConfig, audit, check
 from analysis.guarantee.figures import figure_output, write_figure
+from analysis.guarantee.guarantee import DataPolicy, Guarantee, Uncertifiable
+from analysis.guarantee.surrogates import text as surrogates_text
 from m3po.command_line import json_of, run
 from m3po.runs.run_directory import RunDirectory
 
+__all__ = ["CheckConfig", "audit", "check", "text"]
 
-def text(report: dict[str, Any]) -> str:
-    """The report as a person reads it."""
+MEANINGS: dict[DataPolicy, str] = {
+    "current": "fresh data of the policy itself, policy divergence 0",
+    "previous": "data of the policy one epoch ago",
+}
+
+
+def text(found: Guarantee | Uncertifiable) -> str:
+    """What an audit found, as a person reads it."""
+    horizon = found.returns.horizon
     lines = [
-        f"{report['run_dir']}: {report['env_id']}, {report['steps']} steps, k = {report['k']}, "
-        f"gamma = {report['gamma']}, horizon {report['horizon']}",
+        f"{found.run_dir}: {found.env_id}, {found.steps} steps, k = {found.rollout_length}, "
+        f"gamma = {found.returns.discount}, horizon {horizon}",
     ]
-    if not report["data_policies"]:
-        return "\n".join(
-            [*lines, f"verdict: {report['verdict']} ({report['reason']})", *surrogates_text(report["surrogates"])]
-        )
+    if isinstance(found, Uncertifiable):
+        return "\n".join([*lines, f"verdict: {found.verdict} ({found.reason})", *surrogates_text(found.surrogates)])
     lines += [
-        f"{report['episodes']} fresh episodes per policy; all intervals of a data policy hold together with "
-        + f"probability {report['confidence']}",
-        f"true return          {span(report['true_return'])}   (discounted, {report['horizon']} steps; should it "
-        f"go on, up to {report['tail_if_the_process_went_on']:.3f} more or less)",
+        f"{found.episodes} fresh episodes per policy; all intervals of a data policy hold together with "
+        + f"probability {found.confidence}",
+        f"true return          {Ends.of(found.true_return)}   (discounted, {horizon} steps; should it "
+        f"go on, up to {found.tail:.3f} more or less)",
     ]
-    for name, part in report["data_policies"].items():
-        meaning = {
-            "current": "fresh data of the policy itself, policy divergence 0",
-            "previous": "data of the policy one epoch ago",
-        }[name]
+    for name, part in found.by_data_policy.items():
+        measured = part.estimates
         lines += [
             "",
-            f"data policy: {name} ({meaning})",
-            f"  eps_m {span(part['eps_m'])} (largest over time), eps_pi at least {part['eps_pi_sample_max']:.3f}",
-            *(f"  model return, {scheme:<32} {span(value)}" for scheme, value in part["model_returns"].items()),
+            f"data policy: {name} ({MEANINGS[name]})",
+            f"  eps_m {measured.largest_model_error} (largest over time), eps_pi at least "
+            f"{measured.policy_divergence_sample_max:.3f}",
+            *(f"  model return, {scheme:<32} {Ends.of(value)}" for scheme, value in measured.named_returns.items()),
             f"  {'bound':<18}{'rollouts':<16}{'reward':<9}{'discrepancy':>12}  "
             f"{'measured gap':<28}{'tightness':>9}  verdict",
         ]
-        for row in part["checks"]:
-            value = f"{row['discrepancy']:.3f}" + ("*" if row["vacuous"] else " ")
+        for row in part.checks:
+            value = f"{row.discrepancy:.3f}" + ("*" if row.vacuous else " ")
             lines.append(
-                f"  {row['name']:<18}{row['scheme']:<16}{'learned' if row['learned_reward'] else 'known':<9}"
-                f"{value:>13} {span(row['gap']):<28}{row['tightness']:>9.3f}  "
-                + (f"{row['verdict']}, vacuously" if row["vacuous"] and row["verdict"] == "holds" else row["verdict"])
+                f"  {row.name:<18}{row.scheme:<16}{'learned' if row.learned_reward else 'known':<9}"
+                f"{value:>13} {row.gap!s:<28}{row.tightness:>9.3f}  {row.outcome}"
             )
     lines += [
         "",
-        f"* vacuous: not below 99% of the gap that any model at all can have ({report['trivial']:.3f} here)",
-        conclusion(report),
+        f"* vacuous: not below 99% of the gap that any model at all can have ({found.trivial:.3f} here)",
+        found.conclusion(),
     ]
     return "\n".join(lines)
 
@@ -65,12 +68,12 @@ def main(config: CheckConfig) -> int:
     RunDirectory.read(config.run_dir)  # before anything is written there
     path = config.figure or config.run_dir / "guarantee.png"
     output = figure_output(path, config.run_dir, overwrite=config.overwrite)
-    report = check(config)
-    print(json_of(report) if config.as_json else text(report))
-    if report["data_policies"]:
-        write_figure(report, output)
+    found = audit(config)
+    print(json_of(found.record()) if config.as_json else text(found))
+    if isinstance(found, Guarantee):
+        write_figure(found, output)
         print(f"figure: {output.shown}", file=sys.stderr)
-    return 1 if report["verdict"] == "violated" else 0
+    return 1 if found.verdict == "violated" else 0
 
 
 def cli(arguments: Sequence[str] | None = None) -> None:

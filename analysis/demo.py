@@ -19,7 +19,9 @@ import torch
 from analysis import check_guarantee, compare_bounds, learning_curves
 from analysis.drawing.curves import draw as draw_curves
 from analysis.drawing.style import figure_style
-from analysis.guarantee import audit, figures
+from analysis.guarantee import figures
+from analysis.guarantee.audit import CheckConfig, audit
+from analysis.guarantee.guarantee import Guarantee
 from analysis.report.demo_page import page
 from analysis.runs.anchors import anchors_of
 from analysis.runs.curves import load
@@ -118,12 +120,13 @@ def main(config: DemoConfig) -> int:
         outputs["learning_curves.png"].write_figure(draw_curves(curves, anchors))
 
     print("3/3 checking the guarantee", file=sys.stderr)
-    report = audit.check(audit.CheckConfig(run_dir=directory.path))
-    check_text = check_guarantee.text(report)
+    guarantee = audit(CheckConfig(run_dir=directory.path))
+    assert isinstance(guarantee, Guarantee)  # the point mass has a known density
+    check_text = check_guarantee.text(guarantee)
     print(check_text)
-    figures.write_figure(report, outputs["guarantee.png"])
+    figures.write_figure(guarantee, outputs["guarantee.png"])
     provenance = directory.provenance()[-1]
-    outputs["index.html"].write(page(bounds_text.getvalue(), record, report, check_text, config.out, provenance))
+    outputs["index.html"].write(page(bounds_text.getvalue(), record, guarantee, check_text, config.out, provenance))
     print(f"\nopen {shown(config.out / 'index.html')} ({time.monotonic() - began:.0f} s)")
     return 0
 

@@ -23,7 +23,7 @@ from m3po.envs.protocol import CertifiableDynamics, FilteredDynamics
 from m3po.episodes import Trajectories
 from m3po.foreign.checked_environment import change_of, to_tensor
 from m3po.networks.context_encoder import ContextEncoder
-from m3po.networks.model import EnsembleModel
+from m3po.networks.model import EnsembleModel, LearnedModel
 from m3po.networks.policy import HistoryPolicy, gaussian_log_density
 
 Array = NDArray[np.float64]
@@ -91,7 +91,7 @@ def history_log_density(dynamics: FilteredDynamics, trajectories: Trajectories, 
 
 
 @torch.no_grad()
-def model_log_density(model: EnsembleModel, data: EncodedTrajectories) -> Array:
+def model_log_density(model: LearnedModel, data: EncodedTrajectories) -> Array:
     """log p_theta(o_{t+1} | h_{L:t}, a_t) of the ensemble's mixture, in nats. Shape [N, H]."""
     whole = [data.features(model.encoder), data.windows.observation, data.actions, data.next_observations]
     if not torch.equal(data.changes, data.next_observations - data.windows.observation):  # far from 0
@@ -133,7 +133,7 @@ def action_log_density(policy: HistoryPolicy, data: EncodedTrajectories) -> Arra
 
 @torch.no_grad()
 def policy_divergence_samples(
-    data_policy: HistoryPolicy,
+    data_policy: HistoryPolicy | None,
     policy: HistoryPolicy,
     data: EncodedTrajectories,
     generator: torch.Generator,
@@ -142,13 +142,14 @@ def policy_divergence_samples(
     """TV(pi_D(.|h), pi(.|h)) at every visited history, and a lower estimate of its supremum.
 
     tanh is a bijection, so this is the TV of the Gaussians before it. Each history gets an unbiased Monte-Carlo
-    estimate in [0, 1]: ``draws`` actions from each of the two policies, |tanh((log p - log q)/2)| averaged.
+    estimate in [0, 1]: ``draws`` actions from each of the two policies, |tanh((log p - log q)/2)| averaged. Without a
+    ``data_policy`` the data are of ``policy`` itself, which does not differ from itself.
 
     Returns:
         [N, H] estimates; and the largest *certain lower bound* of the TV over the visited histories. The supremum over
         all histories is at least that and cannot be certified from samples.
     """
-    if data_policy is policy:
+    if data_policy is None:
         return np.zeros(data.trajectories.rewards.shape), 0.0
     moments = [each.network(data.features(each.encoder)) for each in (data_policy, policy)]
     total = torch.zeros(len(data.actions), dtype=torch.float64)
@@ -167,7 +168,7 @@ def policy_divergence_samples(
 
 
 @torch.no_grad()
-def predicted_rewards(model: EnsembleModel, data: EncodedTrajectories, low: float, high: float) -> Array:
+def predicted_rewards(model: LearnedModel, data: EncodedTrajectories, low: float, high: float) -> Array:
     """r_theta(h_t, a_t), clipped to the reward range. [N, H]."""
     parts = zip(*(values.split(ROWS_AT_A_TIME) for values in (data.features(model.encoder), data.actions)), strict=True)
     return data.per_step(
@@ -175,7 +176,7 @@ def predicted_rewards(model: EnsembleModel, data: EncodedTrajectories, low: floa
     )
 
 
-def reward_error_samples(model: EnsembleModel, data: EncodedTrajectories, low: float, high: float) -> Array:
+def reward_error_samples(model: LearnedModel, data: EncodedTrajectories, low: float, high: float) -> Array:
     """|r_t - r_theta(h_t, a_t)|, with r_theta clipped to the reward range; its mean bounds e_t by Jensen. [N, H]."""
     predicted = predicted_rewards(model, data, low, high)
     return np.where(data.trajectories.valid, np.abs(data.trajectories.rewards - predicted), 0.0)
@@ -197,14 +198,14 @@ def largest(interval: Interval) -> dict[str, float]:
 def error_metrics(
     model: EnsembleModel,
     policy: HistoryPolicy,
-    data_policy: HistoryPolicy,
+    data_policy: HistoryPolicy | None,
     trajectories: Trajectories,
     dynamics: object,
     *,
     confidence: float,
     generator: torch.Generator,
 ) -> dict[str, Any]:
-    """One row of logged errors, measured on held-out episodes of the data policy.
+    """One row of logged errors, measured on held-out episodes of the data policy (None: of ``policy`` itself).
 
     ``eps_m`` refers to p(o'|h, a) where the dynamics carry an exact filter (Definition 1 to the letter) and otherwise
     to p(o'|task, o, a), an upper bound; ``eps_m_task`` always to the latter. ``bayes_*`` are the same quantities for

@@ -1,13 +1,33 @@
-"""Student's intervals of means over episodes, for the surrogates."""
+"""Estimates with the ends of their intervals; Student's, of means over episodes."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from analysis.statistics.aggregates import student_interval
+from bounds.confidence import Interval
 
 Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Ends:
+    """A number as estimated, and the ends of its interval."""
+
+    estimate: float
+    lower: float
+    upper: float
+
+    @staticmethod
+    def of(interval: Interval) -> Ends:
+        """Those of one interval."""
+        return Ends(float(interval.estimate), float(interval.lower), float(interval.upper))
+
+    def __str__(self) -> str:
+        return f"{self.estimate:.3f} [{self.lower:.3f}, {self.upper:.3f}]"
 
 
 def ends(samples: Array, confidence: float) -> dict[str, float]:

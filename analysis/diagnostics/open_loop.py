@@ -10,7 +10,7 @@ import torch
 from analysis.diagnostics.intervals import Array, ends
 from m3po.data.types import ROWS_AT_A_TIME
 from m3po.errors import EncodedTrajectories
-from m3po.networks.model import EnsembleModel
+from m3po.networks.model import LearnedModel
 
 LONGEST = 20
 
@@ -19,7 +19,7 @@ LONGEST = 20
 
 @torch.no_grad()
 def open_loop_errors(
-    model: EnsembleModel,
+    model: LearnedModel,
     data: EncodedTrajectories,
     generator: torch.Generator,
     *,
@@ -74,7 +74,7 @@ def open_loop_errors(
 
 
 def k_step(
-    model: EnsembleModel,
+    model: LearnedModel,
     data: EncodedTrajectories,
     generator: torch.Generator,
     confidence: float,

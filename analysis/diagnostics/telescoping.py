@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from analysis.diagnostics.intervals import Array, ends
-from m3po.agents.m3po import M3PO
 from m3po.agents.rollout import Terminated, model_steps, never_terminated
 from m3po.data.types import ROWS_AT_A_TIME, Windows
 from m3po.errors import EncodedTrajectories, predicted_rewards
-from m3po.networks.model import EnsembleModel
+from m3po.networks.model import LearnedModel
 from m3po.networks.policy import HistoryPolicy
 
 # Times drawn from each episode for the telescoped gap, and what is reported together.
@@ -30,7 +29,7 @@ REMAINDER_SHARE = 0.01
 
 @torch.no_grad()
 def rollout_values(
-    model: EnsembleModel,
+    model: LearnedModel,
     policy: HistoryPolicy,
     windows: Windows,
     steps: Tensor,
@@ -72,7 +71,7 @@ class TelescopedGap:
 
 
 def telescoped_gap(
-    model: EnsembleModel,
+    model: LearnedModel,
     policy: HistoryPolicy,
     data: EncodedTrajectories,
     generator: torch.Generator,
@@ -150,15 +149,18 @@ def value_steps_for(discount: float, horizon: int) -> int:
 
 
 def return_gap(
-    training: M3PO,
+    model: LearnedModel,
+    policy: HistoryPolicy,
     data: EncodedTrajectories,
     few: EncodedTrajectories,
     generator: torch.Generator,
     confidence: float,
     *,
+    discount: float,
     rollouts: int = 4,
     low: float = -math.inf,
     high: float = math.inf,
+    terminated: Terminated = never_terminated,
 ) -> dict[str, Any]:
     """True return - full-model return with the learned reward: measured as a difference on the episodes of ``data``,
     and telescoped on those of ``few``.
@@ -169,7 +171,6 @@ def return_gap(
         rollouts reach the horizon; profile: the parts of 10 spans of time of equal discount weight, reward_part of
         the times from <= t < to (a span may be empty), dynamics_part with shared times at the borders.
     """
-    model, policy, discount = training.model, training.policy, training.config.discount
     trajectories = data.trajectories
     episodes, horizon = trajectories.rewards.shape
     first = (torch.arange(episodes) * horizon).repeat_interleave(rollouts)
@@ -182,7 +183,7 @@ def return_gap(
         generator,
         low=low,
         high=high,
-        terminated=training.terminated,
+        terminated=terminated,
     )
     model_returns = imagined.reshape(episodes, rollouts).mean(axis=1)
     true_returns = trajectories.returns(discount)
@@ -196,7 +197,7 @@ def return_gap(
         value_steps=steps,
         low=low,
         high=high,
-        terminated=training.terminated,
+        terminated=terminated,
     )
     # A stratum's last time opens the next one.
     borders = gap.borders[:: STRATA // GROUPS]

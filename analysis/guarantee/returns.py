@@ -11,7 +11,7 @@ from m3po.agents.rollout import Terminated, model_steps, never_terminated
 from m3po.data.types import ROWS_AT_A_TIME
 from m3po.envs.protocol import CertifiableDynamics, KnownReward
 from m3po.errors import Array, EncodedTrajectories
-from m3po.networks.model import EnsembleModel
+from m3po.networks.model import LearnedModel
 from m3po.networks.policy import HistoryPolicy
 
 
@@ -31,7 +31,7 @@ class ModelReturns:
 
 
 def model_return_samples(
-    model: EnsembleModel,
+    model: LearnedModel,
     policy: HistoryPolicy,
     data: EncodedTrajectories,
     *,

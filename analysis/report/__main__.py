@@ -18,6 +18,7 @@ import tyro
 from markupsafe import Markup
 
 from analysis.drawing.style import figure_style
+from analysis.guarantee.guarantee import Guarantee
 from analysis.report.answer import MARKS, QUESTION, answer_of, number_line
 from analysis.report.findings import Findings, findings
 from analysis.report.pages import rendered
@@ -71,7 +72,8 @@ MARK = mark_of("analysis.report")
 def page(found: Findings) -> str:
     """The whole page as HTML."""
     directory, answer = found.directory, answer_of(found)
-    certified = found.check if found.check is not None and found.check["data_policies"] else None
+    certified = found.audit if isinstance(found.audit, Guarantee) else None
+    record = None if found.audit is None else found.audit.record()
     with figure_style():
         return rendered(
             "report.html",
@@ -85,14 +87,15 @@ def page(found: Findings) -> str:
             complete=directory.complete,
             steps=found.rows[-1]["step"] if found.rows else 0,
             has_rows=bool(found.rows),
-            check=found.check,
+            audit=found.audit,
+            certified=certified,
             learning=learning(found) if found.rows else None,
             errors=errors(found) if found.rows else None,
             bounds=None if certified is None else every_bound(certified, found.rows, directory.config),
             parts=None if certified is None else certificate_parts(certified),
             prediction=None if found.surrogates is None else calibration_and_prediction(found.surrogates),
             origin=origin(found),
-            record=finite({"check": found.check, "surrogates": found.surrogates, "obstacle": found.obstacle}),
+            record=finite({"check": record, "surrogates": found.surrogates, "obstacle": found.obstacle}),
         )
 
 

@@ -9,7 +9,8 @@ from typing import Any, Literal
 import numpy as np
 from markupsafe import Markup
 
-from analysis.guarantee import audit
+from analysis.diagnostics.intervals import Ends
+from analysis.guarantee.guarantee import Guarantee, Uncertifiable
 from analysis.report.charts import series
 from analysis.report.findings import Findings
 
@@ -59,26 +60,18 @@ def shown(value: float) -> str:
     return (f"{value:.2f}" if abs(value) < 1000 else f"{value:.0f}").replace("-", "−")
 
 
-def between(value: dict[str, float]) -> str:
-    return f"between {shown(value['lower'])} and {shown(value['upper'])}"
+def promised_mark(value: Ends) -> Mark:
+    return Mark("promised", "The model promises", shown(value.estimate), value.lower, value.upper, value.estimate)
 
 
-def promised_mark(value: dict[str, float]) -> Mark:
-    return Mark("promised", "The model promises", shown(value["estimate"]), *_drawn(value))
-
-
-def measured_mark(value: dict[str, float]) -> Mark:
-    ends = f"{shown(value['lower'])} to {shown(value['upper'])}"
-    return Mark("measured", "Measured", f"{shown(value['estimate'])} ({ends})", *_drawn(value))
-
-
-def _drawn(value: dict[str, float]) -> tuple[float, float, float]:
-    return value["lower"], value["upper"], value["estimate"]
+def measured_mark(value: Ends) -> Mark:
+    text = f"{shown(value.estimate)} ({shown(value.lower)} to {shown(value.upper)})"
+    return Mark("measured", "Measured", text, value.lower, value.upper, value.estimate)
 
 
 def answer_of(found: Findings) -> Answer:
     """The answer to the question, from what was found."""
-    if found.check is None:
+    if found.audit is None:
         obstacle = found.obstacle or ""
         headline = "Not measured yet" if not found.rows else "Not certifiable"
         sentences = [
@@ -92,22 +85,22 @@ def answer_of(found: Findings) -> Answer:
                 "discounted) in the last evaluation. That is a measurement, not a guarantee of a model."
             )
         return Answer("unmeasured" if not found.rows else "surrogate", headline, sentences)
-    if not found.check["data_policies"]:
-        return surrogate_answer(found.check)
-    return certificate_answer(found.check)
+    if isinstance(found.audit, Uncertifiable):
+        return surrogate_answer(found.audit)
+    return certificate_answer(found.audit)
 
 
-def surrogate_answer(check: dict[str, Any]) -> Answer:
+def surrogate_answer(found: Uncertifiable) -> Answer:
     """Nothing can be certified: measured promise and return side by side."""
-    gap = check["surrogates"]["return_gap"]
-    promised, measured, difference = gap["model_return"], gap["true_return"], gap["direct"]
-    if difference["upper"] < 0:
-        reading = f"it promises too much, by {shown(-difference['estimate'])}"
-    elif difference["lower"] > 0:
-        reading = f"it promises too little, by {shown(difference['estimate'])}"
+    gap = found.surrogates["return_gap"]
+    promised, measured, difference = (Ends(**gap[name]) for name in ("model_return", "true_return", "direct"))
+    if difference.upper < 0:
+        reading = f"it promises too much, by {shown(-difference.estimate)}"
+    elif difference.lower > 0:
+        reading = f"it promises too little, by {shown(difference.estimate)}"
     else:
         reading = "the two cannot be told apart at this number of episodes"
-    ends = [promised["lower"], promised["upper"], measured["lower"], measured["upper"]]
+    ends = [promised.lower, promised.upper, measured.lower, measured.upper]
     margin = 0.6 * max(max(ends) - min(ends), 1e-6)
     return Answer(
         "surrogate",
@@ -116,8 +109,8 @@ def surrogate_answer(check: dict[str, Any]) -> Answer:
             "The theorems need the distance between the model’s and reality’s next-step probabilities. Here reality’s "
             "are not known, or it has no randomness at all. So that distance cannot be measured, and nothing is "
             "guaranteed.",
-            f"What can be said instead: a rollout in the model earns {shown(promised['estimate'])}, and "
-            f"{check['episodes']} fresh real episodes earned {shown(measured['estimate'])} on average: {reading}. "
+            f"What can be said instead: a rollout in the model earns {shown(promised.estimate)}, and "
+            f"{found.episodes} fresh real episodes earned {shown(measured.estimate)} on average: {reading}. "
             "The intervals are approximate, and a policy that keeps training leaves them behind.",
         ],
         [
@@ -129,22 +122,21 @@ def surrogate_answer(check: dict[str, Any]) -> Answer:
     )
 
 
-def certificate_answer(check: dict[str, Any]) -> Answer:
+def certificate_answer(found: Guarantee) -> Answer:
     """Promise, guarantee, measured return and the range of all returns, in words and on one axis."""
-    promised, measured = audit.promise(check), check["true_return"]
-    at_least = audit.guaranteed(check)
-    row = check["data_policies"]["current"]["checks"][0]
-    weight = (1 - check["gamma"] ** check["horizon"]) / (1 - check["gamma"])
-    lowest, highest = check["reward_low"] * weight, check["reward_high"] * weight
-    sure = f"{check['confidence']:.0%}"
-    promise = f"The model promises a return of {shown(promised['estimate'])}."
-    truth = f"{check['episodes']} fresh real episodes earned {shown(measured['estimate'])} on average"
+    promised, measured, at_least = Ends.of(found.promise), Ends.of(found.true_return), found.at_least
+    discrepancy = shown(found.certificate.discrepancy)
+    lowest, highest = found.returns.lowest, found.returns.highest
+    sure = f"{found.confidence:.0%}"
+    promise = f"The model promises a return of {shown(promised.estimate)}."
+    truth = f"{found.episodes} fresh real episodes earned {shown(measured.estimate)} on average"
+    between = f"between {shown(measured.lower)} and {shown(measured.upper)}"
     kind: Kind
-    if check["verdict"] == "violated":
+    if found.verdict == "violated":
         kind, headline = "violated", "No: the guarantee is violated"
         sentences = [
-            f"{promise} By its measured errors that could be off by {shown(row['discrepancy'])} at most, but {truth} "
-            f"({between(measured)}): certainly further away.",
+            f"{promise} By its measured errors that could be off by {discrepancy} at most, but {truth} "
+            f"({between}): certainly further away.",
             "The theorem is proved, so one of its inputs is wrong: the model’s return, its measured density, the "
             "reward range, or the code that computes them. Do not use this model’s promise.",
         ]
@@ -152,26 +144,26 @@ def certificate_answer(check: dict[str, Any]) -> Answer:
         kind, headline = "nothing", "No: nothing is guaranteed"
         sentences = [
             f"{promise} The model’s measured errors are so large that its promise could be off by "
-            f"{shown(row['discrepancy'])}, and {shown(check['trivial'])} is what even a model that knows nothing "
+            f"{discrepancy}, and {shown(found.trivial)} is what even a model that knows nothing "
             "satisfies.",
-            f"{truth} ({between(measured)}). That is a measurement; the model adds no guarantee to it.",
+            f"{truth} ({between}). That is a measurement; the model adds no guarantee to it.",
         ]
     else:
         kind, headline = (
             "certified",
-            f"Yes, for at least {shown(at_least)} of the promised {shown(promised['estimate'])}",
+            f"Yes, for at least {shown(at_least)} of the promised {shown(promised.estimate)}",
         )
         sentences = [
             Markup(
                 "{} With {} confidence the policy’s real return over {} steps is <b>at least {}</b>: certified from "
                 "the model’s errors, which were measured on {} fresh real episodes."
-            ).format(promise, sure, check["horizon"], shown(at_least), check["episodes"]),
-            f"Held against reality: {truth} ({between(measured)}), which is above {shown(at_least)}, as guaranteed.",
+            ).format(promise, sure, found.returns.horizon, shown(at_least), found.episodes),
+            f"Held against reality: {truth} ({between}), which is above {shown(at_least)}, as guaranteed.",
         ]
-        if check["verdict"] != "holds":
+        if found.verdict != "holds":
             kind, headline = "undecided", f"At least {shown(at_least)}, not yet confirmed"
             sentences[1] = (
-                f"Held against reality: {truth} ({between(measured)}); too few to say whether the measured gap is as "
+                f"Held against reality: {truth} ({between}); too few to say whether the measured gap is as "
                 "small as the theorem says."
             )
     guarantee = (

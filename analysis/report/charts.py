@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis.diagnostics.intervals import Ends
 from analysis.drawing.curves import ANCHOR_COLOURS, ANCHOR_LABELS
 from analysis.drawing.style import BOUND_COLOURS, BOUND_LABELS
 
@@ -142,13 +143,13 @@ def profile_chart(rows: Rows, name: str, upper: str, title: str, *, last: int | 
 
 
 def bounds_through_training(
-    steps: Array, curves: dict[str, Array], trivial: float, gap: dict[str, float], title: str, gap_label: str
+    steps: Array, curves: dict[str, Array], trivial: float, gap: Ends, title: str, gap_label: str
 ) -> Figure:
     """Discrepancies over training against the trivial one, and one measured gap at the end.
 
     Args:
         curves: bound name, or "certificate", -> [E] discrepancies.
-        gap: estimate, lower, upper of the measured gap.
+        gap: as measured, at the end.
     """
     figure, axes = chart(4.3)
     for name, values in curves.items():
@@ -159,11 +160,11 @@ def bounds_through_training(
             label="certificate, branched" if ours else BOUND_LABELS[name], marker="o" if len(steps) < 4 else None, ms=3,
         )  # fmt: skip
     axes.axhline(trivial, color=GREY, ls=":", lw=2, label="from here on: says nothing", zorder=3)
-    sizes = sorted((abs(gap["lower"]), abs(gap["upper"])))
-    low = 0.0 if gap["lower"] < 0 < gap["upper"] else sizes[0]
-    smallest = max(min(abs(gap["estimate"]), *(float(np.nanmin(values)) for values in curves.values())) / 2, 1e-3)
+    sizes = sorted((abs(gap.lower), abs(gap.upper)))
+    low = 0.0 if gap.lower < 0 < gap.upper else sizes[0]
+    smallest = max(min(abs(gap.estimate), *(float(np.nanmin(values)) for values in curves.values())) / 2, 1e-3)
     axes.plot([steps[-1]] * 2, [max(low, smallest), max(sizes[1], smallest)], color=ORANGE, lw=3, alpha=0.6)
-    axes.plot(steps[-1], max(abs(gap["estimate"]), smallest), "D", color=ORANGE, ms=5, label=gap_label)
+    axes.plot(steps[-1], max(abs(gap.estimate), smallest), "D", color=ORANGE, ms=5, label=gap_label)
     axes.set_yscale("log")
     axes.set_ylim(smallest, None)
     axes.set_xlabel("real environment steps")

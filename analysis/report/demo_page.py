@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.drawing.curves import ANCHOR_LABELS
-from analysis.guarantee import audit
+from analysis.guarantee.guarantee import Guarantee
 from analysis.report.pages import picture, rendered
 from analysis.runs.outputs import mark_of
 from m3po.runs.terminal import shown
@@ -23,7 +23,7 @@ def returns_of(record: dict[str, Any]) -> list[tuple[str, float]]:
 def page(
     bounds_text: str,
     record: dict[str, Any],
-    report: dict[str, Any],
+    guarantee: Guarantee,
     check_text: str,
     out: Path,
     provenance: dict[str, Any],
@@ -32,12 +32,12 @@ def page(
     return rendered(
         "demo.html",
         mark_of("analysis.demo"),
-        answer=audit.conclusion(report),
+        answer=guarantee.conclusion(),
         record=record,
         returns=returns_of(record),
         pictures={name: picture(out / f"{name}.png") for name in ("bounds", "learning_curves", "guarantee")},
         bounds_text=bounds_text,
-        episodes=report["episodes"],
+        episodes=guarantee.episodes,
         check_text=check_text,
         provenance=provenance,
         run_dir=str(shown(out / "run")),

@@ -11,14 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 import bounds
-from analysis.diagnostics.surrogates import surrogates
-from analysis.guarantee import audit
-from analysis.guarantee.audit import CheckConfig
-from analysis.guarantee.verdicts import reward_max_of
-from m3po.agents.m3po import M3PO
-from m3po.agents.training import restored
+from analysis.guarantee.audit import CheckConfig, audit
+from analysis.guarantee.guarantee import Guarantee, Uncertifiable
+from analysis.guarantee.subject import ReturnRange, Subject
+from analysis.guarantee.surrogates import surrogates
+from analysis.guarantee.verdicts import Verdicts, reward_max_of, theorem_4
 from m3po.config import Config
-from m3po.episodes import run_episodes
 from m3po.runs.run_directory import RunDirectory
 from m3po.seeds import Purpose, environment_seeds, torch_generator
 
@@ -37,14 +35,14 @@ class Findings:
     Attributes:
         directory: the run.
         rows: its metrics, one per epoch.
-        check: the report of ``check_guarantee``; None where nothing could be measured.
-        surrogates: what ``analysis.diagnostics.surrogates`` found; None likewise.
+        audit: what ``check_guarantee`` reports; None where nothing could be measured.
+        surrogates: what ``analysis.guarantee.surrogates`` found; None likewise.
         obstacle: why nothing could be measured; None where it could.
     """
 
     directory: RunDirectory
     rows: list[dict[str, Any]]
-    check: dict[str, Any] | None
+    audit: Guarantee | Uncertifiable | None
     surrogates: dict[str, Any] | None
     obstacle: str | None
 
@@ -72,35 +70,26 @@ def findings(run_dir: Path, *, episodes: int | None, confidence: float, seed: in
     if not directory.has_checkpoint:
         return Findings(directory, rows, None, None, "the run directory has no checkpoint, so no model to measure")
     episodes = episodes or (1000 if "eps_m" in rows[-1] else SURROGATE_EPISODES)
-    check = audit.check(
+    audited = audit(
         CheckConfig(run_dir=run_dir, episodes=episodes, confidence=confidence, seed=seed, trust_env=trust_env)
     )
-    found = check.get("surrogates")
-    if found is None:
-        print("measuring calibration and k-step errors", file=sys.stderr)
-        found = surrogates_of(restored(directory, M3PO, trust_env=trust_env), check)
-    return Findings(directory, rows, check, found, None)
+    if isinstance(audited, Uncertifiable):
+        return Findings(directory, rows, audited, audited.surrogates, None)
+    print("measuring calibration and k-step errors", file=sys.stderr)
+    subject = Subject.restored(run_dir, trust_env=trust_env).on_own_data()
+    return Findings(directory, rows, audited, surrogates_of(subject, audited), None)
 
 
-def surrogates_of(training: M3PO, check: dict[str, Any]) -> dict[str, Any]:
-    """The surrogates of a run that is certified too, on episodes of their own, as many as ``check`` had."""
-    training.check_fitted()
-    generator = torch_generator(Purpose.SURROGATES, check["seed"])
-    trajectories = run_episodes(
-        training.config.env_id,
-        training.policy,
-        check["episodes"],
-        seed=environment_seeds(Purpose.SURROGATES, check["seed"], count=1)[0],
-        generator=generator,
-        options=training.options,
-    )
-    return surrogates(
-        training, trajectories, generator, check["confidence"], low=check["reward_low"], high=check["reward_high"]
-    )
+def surrogates_of(subject: Subject, guarantee: Guarantee) -> dict[str, Any]:
+    """The surrogates of a run that is certified too, on episodes of their own, as many as the guarantee had."""
+    generator = torch_generator(Purpose.SURROGATES, guarantee.seed)
+    seed = environment_seeds(Purpose.SURROGATES, guarantee.seed, count=1)[0]
+    trajectories = subject.episodes(guarantee.episodes, seed=seed, generator=generator)
+    return surrogates(subject, trajectories, generator, guarantee.confidence)
 
 
 def through_training(
-    rows: list[dict[str, Any]], check: dict[str, Any], config: Config, *, moved: bool
+    rows: list[dict[str, Any]], returns: ReturnRange, config: Config, *, moved: bool
 ) -> dict[str, Array]:
     """Discrepancies at each epoch's logged errors: "step" [E], and every bound and "certificate" -> [E].
 
@@ -108,7 +97,6 @@ def through_training(
     after the epoch's updates. eps_m is the upper end of its interval; eps_pi the sample maximum, which is a lower
     estimate. The certificate uses both upper profiles, each at the logged confidence, and the known reward.
     """
-    low, high = check["reward_low"], check["reward_high"]
     curves: dict[str, list[float]] = {"step": []}
     for row in rows:
         if not row.keys() >= {"eps_m_profile_upper", "policy_divergence_upper", "eps_pi_sample_max"}:
@@ -120,8 +108,8 @@ def through_training(
         certificate = bounds.certificate(
             error,
             divergence,
-            discount=check["gamma"],
-            reward_range=high - low,
+            discount=returns.discount,
+            reward_range=returns.reward_range,
             rollout_length=length,
             tail="absorbing",
         )
@@ -130,47 +118,34 @@ def through_training(
             if moved and bound.name == "mbpo-4.3":
                 continue  # its model error is the one under the current policy
             value = bound.evaluate(
-                discount=check["gamma"],
+                discount=returns.discount,
                 model_error=float(error[:-1].max(initial=0.0)),
                 policy_divergence=row["eps_pi_sample_max"] if moved else 0.0,
                 rollout_length=length,
-                reward_max=reward_max_of(bound.name, low, high),
+                reward_max=reward_max_of(bound.name, returns.reward_low, returns.reward_high),
             )
             curves.setdefault(bound.name, []).append(float(value))
     return {name: np.array(values) for name, values in curves.items()}
 
 
-def decomposition(check: dict[str, Any], policy: str) -> dict[str, float]:
-    """The certificate's discrepancy in parts that add up to it: the errors as estimated, and what was added because
-    they are estimates. ``policy`` is "current" or "previous".
+def decomposition(found: Verdicts, guarantee: Guarantee) -> dict[str, float]:
+    """The certificate of one data policy in parts that add up to it: the errors as estimated, and what was added
+    because they are estimates.
 
     The certificate is the smaller of two upper ends: of Theorem 4 at the profiles' upper ends, or of the mean weighted
     sum of errors. The parts are those of the one that was smaller, at the estimates.
     """
-    part = check["data_policies"][policy]
-    value = part["checks"][0]["discrepancy"]
-    error, divergence, reward = (
-        np.array(part["profiles"][name]["estimate"]) for name in ("model_error", "policy_divergence", "reward_error")
-    )
-    span = check["reward_high"] - check["reward_low"]
-    if part["summed_errors"]["branched"] <= value:
+    value, measured, returns = found.certificate.discrepancy, found.estimates, guarantee.returns
+    if measured.summed["branched"] <= value:
         weights = bounds.linear_weights(
-            len(error), discount=check["gamma"], rollout_length=check["k"], learned_reward=True
+            returns.horizon, discount=returns.discount, rollout_length=guarantee.rollout_length, learned_reward=True
         )
         parts = {
-            "policy": float(span * weights.policy_divergence @ divergence),
-            "model": float(span * weights.model_error @ error),
-            "reward": float(weights.reward_error @ reward),
+            "policy": float(returns.reward_range * weights.policy_divergence @ measured.policy_divergence.estimate),
+            "model": float(returns.reward_range * weights.model_error @ measured.model_error.estimate),
+            "reward": float(weights.reward_error @ measured.reward_error.estimate),
         }
     else:
-        found = bounds.certificate(
-            error,
-            divergence,
-            discount=check["gamma"],
-            reward_range=span,
-            rollout_length=check["k"],
-            reward_error_profile=reward,
-            tail="absorbing",
-        )
-        parts = {"policy": found.policy_part, "model": found.model_part, "reward": found.reward_part}
+        theorem = theorem_4(measured, "estimate", returns, rollout_length=guarantee.rollout_length)
+        parts = {"policy": theorem.policy_part, "model": theorem.model_part, "reward": theorem.reward_part}
     return parts | {"sampling": value - sum(parts.values()), "tail": 0.0}

@@ -13,6 +13,7 @@ import numpy as np
 
 from analysis.diagnostics.intervals import span
 from analysis.guarantee import figures
+from analysis.guarantee.guarantee import Guarantee
 from analysis.report import charts
 from analysis.report.answer import shown
 from analysis.report.findings import Findings, decomposition, through_training
@@ -79,22 +80,22 @@ def errors(found: Findings) -> dict[str, Any]:
     return {"drawings": drawings(figures), "missing": missing, "reward": rows[-1].get("reward_error")}
 
 
-def every_bound(check: dict[str, Any], rows: list[dict[str, Any]], config: Config) -> dict[str, Any]:
+def every_bound(guarantee: Guarantee, rows: list[dict[str, Any]], config: Config) -> dict[str, Any]:
     """Every bound against the measured gap: at the end, and what the log offers through training."""
     figure, axes = charts.chart(4.0)
-    figures.draw_gaps(axes, check, "current")
+    figures.draw_gaps(axes, guarantee)
     axes.set_xlabel("bar: discrepancy; dot, line: measured |gap|", fontsize=8)
     tables = []
-    for name, part in check["data_policies"].items():
+    for name, part in guarantee.by_data_policy.items():
         lines = [
             [
-                row["name"],
-                f"{row['scheme']}, {'learned' if row['learned_reward'] else 'known'} reward",
-                row["discrepancy"],
-                span(row["gap"]),
-                "holds, vacuously" if row["vacuous"] and row["verdict"] == "holds" else row["verdict"],
+                row.name,
+                f"{row.scheme}, {'learned' if row.learned_reward else 'known'} reward",
+                row.discrepancy,
+                str(row.gap),
+                row.outcome,
             ]
-            for row in part["checks"]
+            for row in part.checks
         ]
         meaning = {"current": "fresh data of the policy itself", "previous": "data of the policy one epoch ago"}[name]
         header = ["bound", "model return", "discrepancy", "measured gap", "verdict"]
@@ -106,45 +107,48 @@ def every_bound(check: dict[str, Any], rows: list[dict[str, Any]], config: Confi
     return {
         "drawings": drawings([("gaps", figure, caption)]),
         "tables": tables,
-        "training": training_part(check, rows, config),
+        "training": training_part(guarantee, rows, config),
     }
 
 
-def training_part(check: dict[str, Any], rows: list[dict[str, Any]], config: Config) -> list[Drawing]:
+def training_part(guarantee: Guarantee, rows: list[dict[str, Any]], config: Config) -> list[Drawing]:
     """The discrepancies at each epoch's logged errors; none where no error profiles were logged."""
     figures: list[tuple[str, Figure | None, str]] = []
-    known = check["trivial"] - (check["reward_high"] - check["reward_low"])  # the first reward is the same
-    for name, moved, policy, title, label, caption in (
-        ("training-own", False, "current", "for the policy that collected the data", "final policy, own data: |gap|",
+    known = guarantee.trivial - guarantee.returns.reward_range  # the first reward is the same
+    for name, moved, part, title, label, caption in (
+        ("training-own", False, guarantee.own, "for the policy that collected the data",
+         "final policy, own data: |gap|",
          "Model error alone: what can be guaranteed for the policy that collected each epoch’s data."),
-        ("training-moved", True, "previous", "for the policy after the updates", "final policy, old data: |gap|",
+        ("training-moved", True, guarantee.previous, "for the policy after the updates",
+         "final policy, old data: |gap|",
          "Model error and policy divergence: the same data, asked about the policy that the epoch’s updates made of "
          "it. The bounds take ε_π at its sample maximum, a lower estimate, so only the certificate is certified."),
     ):  # fmt: skip
-        curves = through_training(rows, check, config, moved=moved)
+        curves = through_training(rows, guarantee.returns, config, moved=moved)
         if len(curves["step"]) == 0:
             return []
-        checks = check["data_policies"][policy]["checks"]
-        final = next((row for row in checks if row["scheme"] == "branched" and not row["learned_reward"]), checks[0])
+        final = next((row for row in part.bounds if row.scheme == "branched"), part.certificate)
         steps = curves.pop("step")
-        label += " (learned reward)" if final["learned_reward"] else ""
-        figure = charts.bounds_through_training(steps, curves, known, final["gap"], title, label)
+        label += " (learned reward)" if final.learned_reward else ""
+        figure = charts.bounds_through_training(steps, curves, known, final.gap, title, label)
         figures.append((name, figure, caption))
     return drawings(figures)
 
 
-def certificate_parts(check: dict[str, Any]) -> dict[str, Any]:
+def certificate_parts(guarantee: Guarantee) -> dict[str, Any]:
     """What the certificate is made of."""
     labels = {"current": "own fresh data", "previous": "data one epoch old"}
-    parts = {labels[name]: decomposition(check, name) for name in check["data_policies"]}
+    parts = {labels[name]: decomposition(each, guarantee) for name, each in guarantee.by_data_policy.items()}
     names = list(charts.PART_LABELS)
     rows = [
         [label, *(each[name] for name in names), sum(each.values())] for label, each in parts.items()
     ]  # fmt: skip
-    figure = charts.decomposition(parts, check["trivial"])
-    caption = f"Parts of the certificate for k = {check['k']}; the dashed line is what any model satisfies."
+    figure = charts.decomposition(parts, guarantee.trivial)
+    caption = (
+        f"Parts of the certificate for k = {guarantee.rollout_length}; the dashed line is what any model satisfies."
+    )
     return {
-        "tail": shown(check["tail_if_the_process_went_on"]),
+        "tail": shown(guarantee.tail),
         "drawings": drawings([("decomposition", figure, caption)]),
         "header": ["data", *(charts.PART_LABELS[name] for name in names), "certificate"],
         "rows": rows,
@@ -209,14 +213,13 @@ def origin(found: Findings) -> dict[str, Any]:
         for each in directory.provenance()
     ]
     here = provenance(sys.argv)
-    measured = found.check or {}
+    measured = found.audit
     made = (
         f"This page: {here['start_utc']}, commit {here['commit'] or 'unknown'}"
         f"{' with uncommitted changes' if here['dirty'] else ''}; "
         + (
-            f"{measured['episodes']} fresh episodes per policy, seed {measured['seed']}, confidence "
-            f"{measured['confidence']:g}."
-            if measured
+            f"{measured.episodes} fresh episodes per policy, seed {measured.seed}, confidence {measured.confidence:g}."
+            if measured is not None
             else "nothing was measured for it."
         )
     )

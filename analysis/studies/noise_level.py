@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
 import sys
@@ -17,15 +16,16 @@ import tyro
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-import bounds
-from analysis.guarantee.estimates import STATEMENTS, measure, return_interval, trivial_gap
-from analysis.guarantee.verdicts import checks_of
+from analysis.guarantee.estimates import STATEMENTS, Estimates, measure, return_interval
+from analysis.guarantee.subject import Subject
+from analysis.guarantee.verdicts import certificate_of, theorem_4
 from analysis.runs.resumable_table import ResumableTable
 from m3po.agents.m3po import M3PO
 from m3po.agents.model_training import train_model
 from m3po.config import Config
 from m3po.data.replay_buffer import EnvironmentBuffer
-from m3po.episodes import Trajectories, run_episodes
+from m3po.envs.simulated_dynamics import SimulatedDynamics
+from m3po.episodes import Trajectories
 from m3po.errors import EncodedTrajectories
 from m3po.flag_checks import (
     Confidence,
@@ -40,8 +40,8 @@ from m3po.flag_checks import (
     check_directory_of,
     check_fields,
 )
+from m3po.networks.model import EnsembleModel
 from m3po.networks.policy import HistoryPolicy
-from m3po.runs.run_directory import RunDirectory
 from m3po.seeds import Purpose, environment_seeds, torch_generator
 from m3po.train import train
 
@@ -145,32 +145,28 @@ def options_of(noise: float | Array) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def trained(config: NoiseLevelConfig, name: str, noise: float | Array) -> M3PO:
-    """A policy trained at this noise; from its run directory when that is complete, continued when it is not."""
-    path = config.runs / name
-    settings = Config(
-        run_dir=path, env_id=ENVIRONMENT, env_options=json.dumps(options_of(noise)), seed=config.seed, device="cpu",
-        total_steps=config.training_steps, initial_random_steps=min(1000, config.training_steps), epoch_steps=500,
-        history_length=0, rollout_length=1, measure_episodes=2, evaluation_episodes=2, resume=path.exists(),
+def training_settings(config: NoiseLevelConfig, name: str, noise: float | Array) -> Config:
+    """Of the training of a policy at this noise."""
+    return Config(
+        run_dir=config.runs / name, env_id=ENVIRONMENT, env_options=json.dumps(options_of(noise)), seed=config.seed,
+        device="cpu", total_steps=config.training_steps, initial_random_steps=min(1000, config.training_steps),
+        epoch_steps=500, history_length=0, rollout_length=LENGTH, measure_episodes=2, evaluation_episodes=2,
     )  # fmt: skip
-    directory: RunDirectory = train(settings)
-    training = M3PO(directory.config)
-    training.load_state(directory.load_checkpoint())
-    return training
 
 
-def episodes_of(
-    training: M3PO, policy: HistoryPolicy, count: int, seed: int, generator: torch.Generator
-) -> Trajectories:
-    """Fresh episodes of ``policy`` in the environment of ``training``, as [count, HORIZON, ...]."""
-    return run_episodes(training.config.env_id, policy, count, seed=seed, generator=generator, options=training.options)
+def trained(settings: Config) -> Subject:
+    """The policy of this training, from its run directory when that is complete, continued when it is not."""
+    directory = train(dataclasses.replace(settings, resume=settings.run_dir.exists()))
+    return Subject.restored(directory.path).on_own_data()
 
 
-def fitted(training: M3PO, episodes: Trajectories, config: NoiseLevelConfig, generator: torch.Generator) -> M3PO:
-    """The same training with a new model, fitted to ``episodes`` alone."""
+def fitted(
+    training: Config, episodes: Trajectories, config: NoiseLevelConfig, generator: torch.Generator
+) -> EnsembleModel:
+    """A new model, fitted to ``episodes`` alone; ``training`` is what their policy was trained with."""
     settings = dataclasses.replace(
-        training.config, width=config.width, model_updates=config.model_updates, model_patience=8,
-        model_learning_rate=1e-3, model_weight_decay=0.0, forgetting=0.0, start_share=0.0, holdout=0.1, resume=False,
+        training, width=config.width, model_updates=config.model_updates, model_patience=8,
+        model_learning_rate=1e-3, model_weight_decay=0.0, forgetting=0.0, start_share=0.0, holdout=0.1,
     )  # fmt: skip
     fresh = M3PO(settings)
     data = EncodedTrajectories.of(episodes, 0, fresh.device)
@@ -186,20 +182,17 @@ def fitted(training: M3PO, episodes: Trajectories, config: NoiseLevelConfig, gen
         )  # fmt: skip
     train_model(fresh.model, fresh.model_optimiser, buffer, settings, generator)
     fresh.environment.close()
-    certified = copy.copy(training)
-    certified.model = fresh.model
-    return certified
+    return fresh.model
 
 
-def median_bias(training: M3PO, episodes: Trajectories) -> float:
+def median_bias(model: EnsembleModel, dynamics: SimulatedDynamics, episodes: Trajectories) -> float:
     """Median over steps of |(mean of the model - f(o, a))/noise|, Euclidean over coordinates."""
-    dynamics = training.dynamics
-    data = EncodedTrajectories.of(episodes, 0, training.device)
+    data = EncodedTrajectories.of(episodes, 0, torch.device("cpu"))
     size = data.windows.observation.shape[1]
     with torch.no_grad():
-        means, _ = training.model.elite_moments(data.features(training.model.encoder), data.actions)
-        change = means.mean(dim=0)[:, :size] * training.model.target_normaliser.std[:size]
-        change = change + training.model.target_normaliser.mean[:size]
+        means, _ = model.elite_moments(data.features(model.encoder), data.actions)
+        change = means.mean(dim=0)[:, :size] * model.target_normaliser.std[:size]
+        change = change + model.target_normaliser.mean[:size]
         predicted = (data.windows.observation + change).double().numpy()
     true = dynamics.mean(episodes.observations[:, :-1], episodes.actions.astype(np.float64), episodes.tasks)
     scaled = (predicted - true.reshape(-1, size)) / dynamics.process_noise
@@ -221,48 +214,44 @@ def level_rows(
     table: ResumableTable[NoiseRow],
 ) -> None:
     """Measure one noise level with every sample size that is missing."""
-    training = trained(config, f"{kind}-{level:g}", noise)
-    dynamics = training.dynamics
+    settings = training_settings(config, f"{kind}-{level:g}", noise)
+    subject = trained(settings)
+    dynamics = subject.dynamics
+    assert isinstance(dynamics, SimulatedDynamics)
     stream = (Purpose.NOISE_LEVEL, config.seed, KINDS.index(kind), round(1e6 * level))
     seeds, generator = environment_seeds(*stream, count=3), torch_generator(*stream)
-    episodes = episodes_of(training, training.policy, config.episodes, seeds[0], generator)
-    other = episodes_of(training, transferred, min(config.episodes, 50), seeds[1], generator).returns()
+    episodes = subject.episodes(config.episodes, seed=seeds[0], generator=generator)
+    noise_free = dataclasses.replace(subject, policy=transferred)
+    other = noise_free.episodes(min(config.episodes, 50), seed=seeds[1], generator=generator).returns()
     own = mean_and_error(episodes.returns())
     each = 1 - (1 - config.confidence) / STATEMENTS
-    discount = training.config.discount
-    true_return = return_interval(episodes.returns(discount), dynamics, discount, HORIZON, each)
-    trivial = trivial_gap(dynamics, discount, HORIZON, learned_reward=True)
-    data = episodes_of(training, training.policy, max(config.samples) // HORIZON, seeds[2], generator)
+    true_return = return_interval(episodes.returns(subject.discount), subject.returns, each)
+    trivial = subject.returns.trivial_gap(learned_reward=True)
+    data = subject.episodes(max(config.samples) // HORIZON, seed=seeds[2], generator=generator)
     for count in missing:
-        certified = fitted(training, data.first(count // HORIZON), config, generator)
-        measured = measure(certified, training.policy, episodes, dynamics, config.confidence, generator, LENGTH)
-        check = checks_of(certified, measured, true_return, True, LENGTH)[0]
+        model = fitted(settings, data.first(count // HORIZON), config, generator)
+        certified = dataclasses.replace(subject, model=model)
+        measured = measure(certified, episodes, config.confidence, generator)
+        check = certificate_of(certified, measured, true_return)
 
-        def at(gamma: float, measured: Any = measured) -> bounds.Certificate:
-            return bounds.certificate(
-                measured.model_error.estimate, np.zeros(HORIZON), discount=gamma,
-                reward_range=dynamics.reward_high - dynamics.reward_low, rollout_length=LENGTH,
-                reward_error_profile=measured.reward_error.estimate, tail="absorbing",
-            )  # fmt: skip
+        def share(gamma: float, measured: Estimates = measured) -> float:
+            returns = dataclasses.replace(subject.returns, discount=gamma)
+            value = theorem_4(measured, "estimate", returns, rollout_length=LENGTH).value
+            return value / returns.trivial_gap(learned_reward=True)
 
-        def share(gamma: float, value: float) -> float:
-            return value / trivial_gap(dynamics, gamma, HORIZON, learned_reward=True)
-
-        estimated = at(discount)
+        estimated = theorem_4(measured, "estimate", subject.returns, rollout_length=LENGTH)
         table.add(
             NoiseRow(
                 kind=kind, level=level, samples=count, share=check.discrepancy / trivial,
                 share_at_estimates=estimated.value / trivial, model_share=estimated.model_part / trivial,
                 reward_share=estimated.reward_part / trivial,
-                share_low_discount=share(LOW_DISCOUNT, at(LOW_DISCOUNT).value),
-                share_high_discount=share(HIGH_DISCOUNT, at(HIGH_DISCOUNT).value), verdict=check.verdict,
+                share_low_discount=share(LOW_DISCOUNT), share_high_discount=share(HIGH_DISCOUNT), verdict=check.verdict,
                 model_error=float(np.mean(measured.model_error.estimate)),
-                median_bias=median_bias(certified, episodes), trained_return=own[0], trained_error=own[1],
+                median_bias=median_bias(model, dynamics, episodes), trained_return=own[0], trained_error=own[1],
                 transferred_return=float(other.mean()), transferred_error=mean_and_error(other)[1],
                 clipped=float(np.mean(np.abs(episodes.rewards) >= REWARD_RANGE[1])),
             )
         )  # fmt: skip
-    training.environment.close()
 
 
 def measure_all(config: NoiseLevelConfig) -> tuple[list[NoiseRow], tuple[float, float]]:
@@ -276,9 +265,9 @@ def measure_all(config: NoiseLevelConfig) -> tuple[list[NoiseRow], tuple[float, 
         for name, value in dataclasses.asdict(config).items()
         if name not in ("out", "runs", "as_json", "scaled", "equal", "samples")  # a file may grow by these
     }
-    noise_free = trained(config, "noise-free", 0.0)
+    noise_free = trained(training_settings(config, "noise-free", 0.0))
     seed = environment_seeds(Purpose.NOISE_FREE, config.seed, count=1)[0]
-    episodes = episodes_of(noise_free, noise_free.policy, 50, seed, torch_generator(Purpose.NOISE_FREE, config.seed))
+    episodes = noise_free.episodes(50, seed=seed, generator=torch_generator(Purpose.NOISE_FREE, config.seed))
     scales = episodes.observations[:, 1:].reshape(-1, episodes.observations.shape[-1]).std(axis=0)
     reference = mean_and_error(episodes.returns())
     table = ResumableTable(config.out, NoiseRow, settings)

@@ -15,15 +15,15 @@ import torch
 import tyro
 from tqdm import tqdm
 
-import bounds
-from analysis.guarantee.estimates import STATEMENTS, Estimates, measure, return_interval, trivial_gap
-from analysis.guarantee.verdicts import VACUOUS_SHARE, Check, checks_of, gap_of, verdict_on
+from analysis.guarantee.estimates import STATEMENTS, Estimates, measure, return_interval
+from analysis.guarantee.subject import Subject
+from analysis.guarantee.verdicts import Check, certificate_of, theorem_4
 from analysis.runs.resumable_table import ResumableTable
-from analysis.studies.planted_faults import SHIFT, ContractingModel, OverclaimingModel, shifted, with_broken_model
+from analysis.studies.planted_faults import SHIFT, ContractingModel, OverclaimingModel, shifted
 from bounds.confidence import Interval
 from m3po.agents.m3po import M3PO
 from m3po.config import Config
-from m3po.episodes import Trajectories, run_episodes
+from m3po.episodes import Trajectories
 from m3po.flag_checks import Confidence, EpisodeCount, Items, NotNegative, Seed, Steps, check_directory_of, check_fields
 from m3po.networks.policy import HistoryPolicy
 from m3po.seeds import Purpose, environment_seeds, torch_generator
@@ -163,49 +163,14 @@ class CertificateRow:
     flagged_from: float
 
 
-def certificate_check(
-    training: M3PO, measured: Estimates, true_return: Interval, on_policy: bool, learned_reward: bool
-) -> Check:
-    """The certificate of branched rollouts with k = 1 against the measurement."""
-    if learned_reward:
-        return checks_of(training, measured, true_return, on_policy, LENGTH)[0]
-    # check_guarantee holds the catalogue against the known reward; this is the certificate without its reward part.
-    dynamics = training.dynamics
-    value = certificate_of(training, measured, "upper", learned_reward=False).value
-    gap = gap_of(true_return, measured.model_returns["branched", False])
-    verdict, reason = verdict_on(gap, value, two_sided=True, certified=None)
-    trivial = trivial_gap(dynamics, training.config.discount, training.horizon, learned_reward=False)
-    tightness = abs(gap["estimate"]) / value if value > 0 else math.inf
-    return Check(
-        "certificate", "branched", False, value, value >= VACUOUS_SHARE * trivial, gap, tightness, verdict, reason
-    )
-
-
-def certificate_of(
-    training: M3PO, measured: Estimates, end: Literal["estimate", "upper"], *, learned_reward: bool
-) -> bounds.Certificate:
-    """Theorem 4 with k = 1 at the estimates or the upper ends of the measured profiles."""
-    dynamics = training.dynamics
-    return bounds.certificate(
-        getattr(measured.model_error, end),
-        getattr(measured.policy_divergence, end),
-        discount=training.config.discount,
-        reward_range=dynamics.reward_high - dynamics.reward_low,
-        rollout_length=LENGTH,
-        reward_error_profile=getattr(measured.reward_error, end) if learned_reward else None,
-        tail="absorbing",
-    )
-
-
-def row_of(training: M3PO, measured: Estimates, check: Check, true_return: Interval, **where: Any) -> dict[str, Any]:
+def row_of(subject: Subject, measured: Estimates, check: Check, true_return: Interval, **where: Any) -> dict[str, Any]:
     """What a ``CertificateRow`` says beyond ``where`` it was measured."""
-    dynamics = training.dynamics
-    learned = check.learned_reward
+    learned, returns = check.learned_reward, subject.returns
     promised = measured.model_returns["branched", learned]
-    parts = certificate_of(training, measured, "estimate", learned_reward=learned)
+    parts = theorem_4(measured, "estimate", returns, rollout_length=LENGTH, learned_reward=learned)
     return {
         **where, "verdict": check.verdict, "vacuous": check.vacuous,
-        "trivial": trivial_gap(dynamics, training.config.discount, training.horizon, learned_reward=learned),
+        "trivial": returns.trivial_gap(learned_reward=learned),
         "true_return": float(true_return.estimate), "true_lower": float(true_return.lower),
         "true_upper": float(true_return.upper), "model_return": float(promised.estimate),
         "model_lower": float(promised.lower), "model_upper": float(promised.upper),
@@ -213,8 +178,8 @@ def row_of(training: M3PO, measured: Estimates, check: Check, true_return: Inter
         "model_part": parts.model_part, "reward_part": parts.reward_part,
         "policy_divergence": float(np.mean(measured.policy_divergence.estimate)),
         "model_error": float(np.mean(measured.model_error.estimate)),
-        "gap": check.gap["estimate"], "tightness": check.tightness,
-        "flagged_from": check.discrepancy + check.gap["upper"],
+        "gap": check.gap.estimate, "tightness": check.tightness,
+        "flagged_from": check.discrepancy + check.gap.upper,
     }  # fmt: skip
 
 
@@ -245,14 +210,14 @@ class Snapshots:
         self.policies = {each: policy for each, policy in self.policies.items() if self._last_use[each] > step}
 
 
-def fresh_episodes(training: M3PO, policy: HistoryPolicy, count: int, age: int) -> tuple[Trajectories, torch.Generator]:
-    """Episodes that nothing was trained on, and the generator to go on with. Neither touches the training's own."""
-    stream = (Purpose.THROUGH_TRAINING, training.config.seed, training.steps, age)
-    generator, seed = torch_generator(*stream), environment_seeds(*stream, count=1)[0]
-    episodes = run_episodes(
-        training.config.env_id, policy, count, seed=seed, generator=generator, options=training.options
-    )
-    return episodes, generator
+def fresh_episodes(subject: Subject, count: int, seed: int, age: int) -> tuple[Trajectories, torch.Generator]:
+    """Episodes of the data policy that nothing was trained on, and the generator to go on with.
+
+    Neither touches those of the training with this ``seed``.
+    """
+    stream = (Purpose.THROUGH_TRAINING, seed, subject.steps, age)
+    generator = torch_generator(*stream)
+    return subject.episodes(count, seed=environment_seeds(*stream, count=1)[0], generator=generator), generator
 
 
 def measure_checkpoint(
@@ -266,40 +231,36 @@ def measure_checkpoint(
     Raises:
         ValueError: when there is no model yet.
     """
-    training.check_fitted()
-    dynamics = training.dynamics
-    seed, step = training.config.seed, training.steps
+    subject = dataclasses.replace(Subject.of(training), rollout_length=LENGTH)
+    seed, step = training.config.seed, subject.steps
     done = {(row.age, row.case) for row in table.rows if (row.seed, row.step) == (seed, step)}
     missing = [age for age in config.ages_at(step) if (age, TRAINED) not in done]
     if not missing and all((0, case) in done for case in CASES):
         return
     each = 1 - (1 - config.row_confidence) / STATEMENTS
     where = {"seed": seed, "step": step, "confidence": config.row_confidence}
-    own, generator = fresh_episodes(training, training.policy, config.episodes, 0)
-    returns = own.returns(training.config.discount)
-    true_return = return_interval(returns, dynamics, training.config.discount, training.horizon, each)
+    own, generator = fresh_episodes(subject, config.episodes, seed, 0)
+    true_return = return_interval(own.returns(subject.discount), subject.returns, each)
 
-    def add(measured: Estimates, age: int, case: str) -> Check:
-        check = certificate_check(training, measured, true_return, age == 0, case in (TRAINED, SHIFTED))
+    def add(who: Subject, measured: Estimates, age: int, case: str) -> Check:
+        check = certificate_of(who, measured, true_return, learned_reward=case in (TRAINED, SHIFTED))
         if (age, case) not in done:
-            table.add(CertificateRow(**row_of(training, measured, check, true_return, **where, age=age, case=case)))
+            table.add(CertificateRow(**row_of(who, measured, check, true_return, **where, age=age, case=case)))
         return check
 
-    def measured_with(who: M3PO, policy: HistoryPolicy, data: Trajectories) -> Estimates:
-        return measure(who, policy, data, dynamics, config.row_confidence, generator, LENGTH)
-
     if not all((0, case) in done for case in CASES):
-        measured = measured_with(training, training.policy, own)
-        check = add(measured, 0, TRAINED)
-        add(measured, 0, KNOWN)
-        add(shifted(measured, SHIFT * check.discrepancy), 0, SHIFTED)
+        measured = measure(subject, own, config.row_confidence, generator)
+        check = add(subject, measured, 0, TRAINED)
+        add(subject, measured, 0, KNOWN)
+        add(subject, shifted(measured, SHIFT * check.discrepancy), 0, SHIFTED)
         for case, kind in ((BROKEN, ContractingModel), (CLAIMED, OverclaimingModel)):
-            add(measured_with(with_broken_model(training, kind), training.policy, own), 0, case)
+            broken = dataclasses.replace(subject, model=kind(subject.model))
+            add(broken, measure(broken, own, config.row_confidence, generator), 0, case)
     for age in missing:
         if age > 0:
-            policy = policies[step - age]
-            data, generator = fresh_episodes(training, policy, config.stale_episodes, age)
-            add(measured_with(training, policy, data), age, TRAINED)
+            older = dataclasses.replace(subject, data_policy=policies[step - age])
+            data, generator = fresh_episodes(older, config.stale_episodes, seed, age)
+            add(older, measure(older, data, config.row_confidence, generator), age, TRAINED)
 
 
 def measure_all(config: ThroughTrainingConfig) -> list[CertificateRow]:

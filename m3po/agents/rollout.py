@@ -10,7 +10,7 @@ from torch import Tensor
 
 from m3po.data.types import Segments, Transitions, Windows
 from m3po.envs.body_rules import Rule
-from m3po.networks.model import EnsembleModel
+from m3po.networks.model import LearnedModel
 from m3po.networks.policy import HistoryPolicy, draw_action
 
 Terminated = Callable[[Tensor], Tensor]
@@ -52,7 +52,7 @@ class ModelStep:
 
 @torch.no_grad()
 def model_steps(
-    model: EnsembleModel,
+    model: LearnedModel,
     policy: HistoryPolicy,
     starts: Windows,
     rollout_length: int,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,39 @@ def _mixture_log_density(target: Tensor, mean: Tensor, log_variance: Tensor, std
     squares = (target - mean) ** 2 * torch.exp(-log_variance)
     log_densities = -0.5 * (squares + log_variance + math.log(2 * math.pi)) - std.log()
     return torch.logsumexp(log_densities.sum(dim=-1), dim=0) - math.log(len(mean))
+
+
+class LearnedModel(Protocol):
+    """A model as rollouts and measurements see it: it samples, its density is known, and it promises rewards.
+
+    The methods mean what those of ``EnsembleModel`` do, and have its shapes.
+    """
+
+    @property
+    def encoder(self) -> ContextEncoder:
+        """h -> features, which the methods read."""
+        ...
+
+    def sample(
+        self, features: Tensor, observation: Tensor, action: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """(o', r) ~ p_theta."""
+        ...
+
+    def observation_log_density(
+        self,
+        features: Tensor,
+        observation: Tensor,
+        action: Tensor,
+        next_observation: Tensor,
+        change: Tensor | None = None,
+    ) -> Tensor:
+        """log p_theta(o' | h, a), the density of what ``sample`` draws."""
+        ...
+
+    def expected_reward(self, features: Tensor, action: Tensor, low: float, high: float) -> Tensor:
+        """r_theta(h, a) in [low, high]."""
+        ...
 
 
 class EnsembleModel(nn.Module):

@@ -14,8 +14,10 @@ import pytest
 import analysis.report.__main__
 import bounds
 from analysis import check_guarantee
-from analysis.guarantee import audit, estimates
-from analysis.guarantee.audit import CheckConfig, check
+from analysis.diagnostics.intervals import Ends
+from analysis.guarantee import estimates
+from analysis.guarantee.audit import CheckConfig, audit, check
+from analysis.guarantee.guarantee import Guarantee
 from analysis.guarantee.verdicts import gap_of, verdict_on
 from bounds.confidence import Interval
 from m3po.agents.m3po import M3PO
@@ -24,7 +26,7 @@ from m3po.runs.run_directory import RunDirectory
 from m3po.train import start, train
 from tests.analysis.conftest import tiny_config
 
-GAP = {"estimate": -1.0, "lower": -1.5, "upper": -0.5}
+GAP = Ends(estimate=-1.0, lower=-1.5, upper=-0.5)
 
 
 @pytest.mark.parametrize(
@@ -36,7 +38,7 @@ def test_a_verdict_needs_the_whole_interval_on_one_side(discrepancy, verdict):
 
 
 def test_only_two_sided_theorems_are_violated_from_above():
-    above = {"estimate": 3.0, "lower": 2.0, "upper": 4.0}
+    above = Ends(estimate=3.0, lower=2.0, upper=4.0)
     assert verdict_on(above, 1.0, two_sided=False, certified=None)[0] == "holds"
     assert verdict_on(above, 1.0, two_sided=True, certified=None)[0] == "violated"
     assert verdict_on(above, 3.0, two_sided=True, certified=None)[0] == "surrogate"
@@ -49,7 +51,7 @@ def test_an_input_that_is_not_certified_never_holds_and_never_violates():
 
 def test_the_gap_is_signed_and_its_ends_are_the_safe_ones():
     gap = gap_of(Interval(5.0, 4.0, 6.5, 0.95, 10), Interval(3.0, 2.0, 3.25, 0.95, 10))
-    assert gap == {"estimate": 2.0, "lower": 0.75, "upper": 4.5}
+    assert gap == Ends(estimate=2.0, lower=0.75, upper=4.5)
 
 
 @pytest.fixture(scope="module")
@@ -137,11 +139,13 @@ def test_a_model_with_a_wrong_density_has_error_one_and_guarantees_nothing(tiny_
         return shifted(self, features, observation, action, next_observation + 100.0)
 
     monkeypatch.setattr(EnsembleModel, "observation_log_density", far_off)
-    report = check(CheckConfig(run_dir=tiny_run, episodes=30))
-    assert report["data_policies"]["current"]["eps_m"]["estimate"] == pytest.approx(1.0)
-    assert row(report, "current", "m3po-th2", "branched")["vacuous"]
-    assert "holds, vacuously" in check_guarantee.text(report)
-    assert "nothing is guaranteed" in audit.conclusion(report)
+    found = audit(CheckConfig(run_dir=tiny_run, episodes=30))
+    assert isinstance(found, Guarantee)
+    assert found.own.estimates.largest_model_error.estimate == pytest.approx(1.0)
+    assert next(each for each in found.own.bounds if each.name == "m3po-th2").vacuous
+    assert "holds, vacuously" in check_guarantee.text(found)
+    assert found.at_least is None
+    assert "nothing is guaranteed" in found.conclusion()
 
 
 def test_what_any_model_satisfies_is_called_vacuous(tiny_run: Path, monkeypatch):

@@ -16,11 +16,13 @@ from analysis.studies.noise_level import (
     HORIZON,
     NoiseLevelConfig,
     NoiseRow,
-    episodes_of,
     fitted,
     measure_all,
     median_bias,
+    trained,
+    training_settings,
 )
+from m3po.envs.simulated_dynamics import SimulatedDynamics
 from m3po.runs.run_directory import RunDirectory
 
 
@@ -68,32 +70,33 @@ def test_noise_is_on_every_coordinate_and_the_density_is_that_of_the_noise(measu
     """With the true mean as the model there is no bias; the model fitted to 400 steps is far off."""
     config, _ = measured
     options = RunDirectory.read(config.runs / "scaled-0.5").config.environment_options()
-    training = noise_level.trained(config, "scaled-0.5", np.array(options["process_noise"]))
-    dynamics: Any = training.environment.unwrapped.dynamics  # type: ignore[attr-defined]
+    training = training_settings(config, "scaled-0.5", np.array(options["process_noise"]))
+    subject = trained(training)
+    dynamics = subject.dynamics
+    assert isinstance(dynamics, SimulatedDynamics)
     assert dynamics.process_noise.shape == (17,)
     assert (dynamics.process_noise > 0).all()
     generator = torch.Generator().manual_seed(0)
-    episodes = episodes_of(training, training.policy, 2, 0, generator)
+    episodes = subject.episodes(2, seed=0, generator=generator)
     assert episodes.rewards.shape == (2, HORIZON)
     assert episodes.valid.all()
     true = dynamics.mean(episodes.observations[:, :-1], episodes.actions.astype(np.float64), episodes.tasks)
     standardised = (episodes.observations[:, 1:] - true) / dynamics.process_noise
     assert standardised.std() == pytest.approx(1, abs=0.05)
-    certified = fitted(training, episodes, config, generator)
-    assert certified.policy is training.policy
-    assert certified.model is not training.model
-    far = median_bias(certified, episodes)
+    model = fitted(training, episodes, config, generator)
+    assert model is not subject.model
+    far = median_bias(model, dynamics, episodes)
     assert far > 1
 
     def exact(features: torch.Tensor, action: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        normaliser = certified.model.target_normaliser
+        normaliser = model.target_normaliser
         change = torch.as_tensor((true - episodes.observations[:, :-1]).reshape(-1, 17), dtype=torch.float32)
         moments = torch.zeros(1, len(action), 18)
         moments[0, :, :17] = (change - normaliser.mean[:17]) / normaliser.std[:17]
         return moments, moments
 
-    certified.model.elite_moments = exact  # type: ignore[method-assign]
-    assert median_bias(certified, episodes) < 1e-3
+    model.elite_moments = exact  # type: ignore[method-assign]
+    assert median_bias(model, dynamics, episodes) < 1e-3
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import html
 import json
@@ -17,12 +16,17 @@ import pytest
 import bounds
 from analysis import check_guarantee
 from analysis.diagnostics import intervals
-from analysis.guarantee import audit
-from analysis.guarantee.audit import CheckConfig, check
+from analysis.diagnostics.intervals import Ends
+from analysis.guarantee.audit import CheckConfig, audit, check
+from analysis.guarantee.estimates import Estimates
+from analysis.guarantee.guarantee import Guarantee, Uncertifiable
+from analysis.guarantee.subject import ReturnRange
+from analysis.guarantee.verdicts import Check, Verdict, Verdicts
 from analysis.report import __main__
 from analysis.report.answer import answer_of, certificate_answer, number_line, shown
 from analysis.report.findings import Findings, decomposition, findings, through_training
 from analysis.report.pages import part
+from bounds.confidence import Interval
 from m3po.runs.run_directory import RunDirectory
 from m3po.train import train
 from tests.analysis.browser import browser, executable
@@ -35,6 +39,12 @@ TICK = "✓"
 @pytest.fixture(scope="module")
 def found(tiny_run: Path) -> Findings:
     return findings(tiny_run, episodes=EPISODES, confidence=0.9, seed=3)
+
+
+@pytest.fixture(scope="module")
+def guarantee(found: Findings) -> Guarantee:
+    assert isinstance(found.audit, Guarantee)
+    return found.audit
 
 
 @pytest.fixture(scope="module")
@@ -93,45 +103,49 @@ def test_the_page_loads_nothing_and_its_drawings_are_complete(page: str):
 
 
 def test_the_verdict_and_the_numbers_are_those_of_check_guarantee(tiny_run: Path, page: str):
-    expected = check(CheckConfig(run_dir=tiny_run, episodes=EPISODES, confidence=0.9, seed=3))
-    assert record_in(page)["check"] == json.loads(json.dumps(expected))
-    promised, measured = audit.promise(expected), expected["true_return"]
-    at_least = audit.guaranteed(expected)
-    assert text_of(page, "promised") == f"{promised['estimate']:.2f}"
+    config = CheckConfig(run_dir=tiny_run, episodes=EPISODES, confidence=0.9, seed=3)
+    expected = audit(config)
+    assert isinstance(expected, Guarantee)
+    assert record_in(page)["check"] == json.loads(json.dumps(check(config)))
+    promised, measured, at_least = expected.promise, expected.true_return, expected.at_least
+    assert text_of(page, "promised") == f"{promised.estimate:.2f}"
     assert text_of(page, "measured") == (
-        f"{measured['estimate']:.2f} ({measured['lower']:.2f} to {measured['upper']:.2f})".replace("-", "−")
+        f"{measured.estimate:.2f} ({measured.lower:.2f} to {measured.upper:.2f})".replace("-", "−")
     )
-    assert expected["verdict"] == "holds"
-    row = expected["data_policies"]["current"]["checks"][0]
+    assert expected.verdict == "holds"
     if at_least is None:
         assert text_of(page, "guaranteed") == "nothing"
         assert TICK not in page
     else:
-        assert at_least == pytest.approx(promised["lower"] - row["discrepancy"])
+        assert at_least == pytest.approx(promised.lower - expected.certificate.discrepancy)
         assert text_of(page, "guaranteed") == f"at least {at_least:.2f}".replace("-", "−")
         assert TICK in first_screen(page)
-    for name in ("current", "previous"):
-        for each in expected["data_policies"][name]["checks"]:
-            assert f"<td>{each['name']}</td>" in page
-            assert f'<td class="number">{each["discrepancy"]:.3f}</td>' in page
-            assert intervals.span(each["gap"]) in page
+    for each in (*expected.own.checks, *expected.previous.checks):
+        assert f"<td>{each.name}</td>" in page
+        assert f'<td class="number">{each.discrepancy:.3f}</td>' in page
+        assert str(each.gap) in page
 
 
-def synthetic(verdict: str, discrepancy: float, *, vacuous: bool = False, measured: float = 9.0) -> dict[str, Any]:
-    row = {"name": "certificate", "discrepancy": discrepancy, "vacuous": vacuous, "verdict": verdict}
-    part = {
-        "checks": [row],
-        "model_returns": {"branched (learned reward)": {"estimate": 10.0, "lower": 9.5, "upper": 10.5}},
-    }
-    return {
-        "verdict": verdict, "data_policies": {"current": part}, "gamma": 0.95, "horizon": 100, "reward_low": -0.1,
-        "reward_high": 1.0, "trivial": 21.87, "confidence": 0.95, "episodes": 50,
-        "true_return": {"estimate": measured, "lower": measured - 0.5, "upper": measured + 0.5},
-    }  # fmt: skip
+def synthetic(verdict: Verdict, discrepancy: float, *, vacuous: bool = False, measured: float = 9.0) -> Guarantee:
+    """A promise of 10 in [9.5, 10.5] with this certificate, and a measured return."""
+
+    def interval(middle: float) -> Interval:
+        return Interval(middle, middle - 0.5, middle + 0.5, 0.95, 50)
+
+    nothing = interval(0.0)
+    estimates = Estimates(nothing, nothing, 0.0, nothing, {("branched", True): interval(10.0)}, {})
+    gap = Ends(measured - 10.0, measured - 11.0, measured - 9.0)
+    certificate = Check("certificate", "branched", True, discrepancy, vacuous, gap, 0.1, verdict, "made up")
+    verdicts = Verdicts(estimates, certificate, certificate, ())
+    return Guarantee(
+        run_dir="none", env_id="none", steps=0, complete=True, rollout_length=1, episodes=50, confidence=0.95,
+        candidates=1, seed=0, returns=ReturnRange(0.95, 100, -0.1, 1.0), true_return=interval(measured), own=verdicts,
+        previous=verdicts,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("check_report", "kind", "headline"),
+    ("guarantee", "kind", "headline"),
     [
         (synthetic("holds", 4.0), "certified", "Yes, for at least 5.50 of the promised 10.00"),
         (synthetic("surrogate", 4.0), "undecided", "At least 5.50, not yet confirmed"),
@@ -141,12 +155,12 @@ def synthetic(verdict: str, discrepancy: float, *, vacuous: bool = False, measur
         (synthetic("violated", 21.8, vacuous=True), "violated", "No: the guarantee is violated"),
     ],
 )
-def test_every_kind_of_answer(check_report, kind, headline):
-    answer = certificate_answer(check_report)
+def test_every_kind_of_answer(guarantee: Guarantee, kind: str, headline: str):
+    answer = certificate_answer(guarantee)
     assert (answer.kind, answer.headline) == (kind, headline)
     line = part("macros.html", "number_line", number_line(answer))
     assert f'class="line {kind}"' in line
-    assert ("at least 5.50" in line) == (check_report["data_policies"]["current"]["checks"][0]["discrepancy"] == 4.0)
+    assert ("at least 5.50" in line) == (guarantee.certificate.discrepancy == 4.0)
     assert (">nothing<" in line) == ("at least 5.50" not in line)
 
 
@@ -204,7 +218,9 @@ def test_a_run_that_cannot_be_certified_gets_surrogates_and_no_tick(surrogate_ru
         assert intervals.span(gap[name]) in page
     assert "Every bound" not in page
     # and the command that the page quotes says the same in text
-    lines = check_guarantee.text(found)
+    audited = audit(CheckConfig(run_dir=surrogate_run, episodes=20))
+    assert isinstance(audited, Uncertifiable)
+    lines = check_guarantee.text(audited)
     assert "verdict: surrogate" in lines
     assert "they certify nothing" in lines
     assert f"{gap['telescoped']['estimate']:.3f}" in lines
@@ -253,41 +269,33 @@ def test_an_unfinished_run_says_so(tiny_run: Path, tmp_path: Path):
     assert TICK not in __main__.page(findings(run, episodes=None, confidence=0.95, seed=0))
 
 
-def test_the_parts_of_the_certificate_add_up_and_come_from_the_smaller_of_its_two_bounds(found: Findings):
-    assert found.check is not None
-    for policy in ("current", "previous"):
-        part = found.check["data_policies"][policy]
-        value = part["checks"][0]["discrepancy"]
-        parts = decomposition(found.check, policy)
-        assert sum(parts.values()) == pytest.approx(value, rel=1e-12)
+def test_the_parts_of_the_certificate_add_up_and_come_from_the_smaller_of_its_two_bounds(guarantee: Guarantee):
+    for own, verdicts in ((True, guarantee.own), (False, guarantee.previous)):
+        parts = decomposition(verdicts, guarantee)
+        assert sum(parts.values()) == pytest.approx(verdicts.certificate.discrepancy, rel=1e-12)
         assert min(parts.values()) >= 0
-        assert (parts["policy"] == 0) == (policy == "current")
-    error = np.array(found.check["data_policies"]["current"]["profiles"]["model_error"]["estimate"])
-    reward = np.array(found.check["data_policies"]["current"]["profiles"]["reward_error"]["estimate"])
+        assert (parts["policy"] == 0) == own
+    measured = guarantee.own.estimates
     weights = 0.95 ** np.arange(100)
-    parts = decomposition(found.check, "current")
+    parts = decomposition(guarantee.own, guarantee)
     # k = 1 and no divergence: R sum_t gamma^t m_{t-1}, and no cap is reached either way
-    assert parts["model"] == pytest.approx(1.1 * weights[1:] @ error[:-1], rel=1e-9)
-    assert parts["reward"] == pytest.approx(weights @ reward, rel=1e-9)
+    assert parts["model"] == pytest.approx(1.1 * weights[1:] @ measured.model_error.estimate[:-1], rel=1e-9)
+    assert parts["reward"] == pytest.approx(weights @ measured.reward_error.estimate, rel=1e-9)
     # where the profiles' bound is the smaller one, the caps count
-    other = copy.deepcopy(found.check)
-    previous = other["data_policies"]["previous"]
-    previous["summed_errors"]["branched"] = 1e9
-    profiles = {name: np.array(values["estimate"]) for name, values in previous["profiles"].items()}
+    measured = dataclasses.replace(guarantee.previous.estimates, summed={"branched": 1e9, "full": 1e9})
     expected = bounds.certificate(
-        profiles["model_error"], profiles["policy_divergence"], discount=0.95, reward_range=1.1, rollout_length=1,
-        reward_error_profile=profiles["reward_error"], tail="absorbing",
+        measured.model_error.estimate, measured.policy_divergence.estimate, discount=0.95, reward_range=1.1,
+        rollout_length=1, reward_error_profile=measured.reward_error.estimate, tail="absorbing",
     )  # fmt: skip
-    parts = decomposition(other, "previous")
+    parts = decomposition(dataclasses.replace(guarantee.previous, estimates=measured), guarantee)
     assert parts["policy"] == pytest.approx(expected.policy_part)
     assert parts["model"] == pytest.approx(expected.model_part)
 
 
-def test_bounds_through_training_are_the_catalogue_at_the_logged_errors(found: Findings):
-    assert found.check is not None
+def test_bounds_through_training_are_the_catalogue_at_the_logged_errors(found: Findings, guarantee: Guarantee):
     config = found.directory.config
-    own = through_training(found.rows, found.check, config, moved=False)
-    moved = through_training(found.rows, found.check, config, moved=True)
+    own = through_training(found.rows, guarantee.returns, config, moved=False)
+    moved = through_training(found.rows, guarantee.returns, config, moved=True)
     assert own["step"].tolist() == [row["step"] for row in found.rows]
     assert set(own) == {"step", "certificate", *(bound.name for bound in bounds.ALL_BOUNDS)}
     assert set(own) - set(moved) == {"mbpo-4.3"}

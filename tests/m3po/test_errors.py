@@ -408,7 +408,7 @@ def test_the_maximum_ignores_histories_after_the_end_of_an_episode():
 def test_a_policy_does_not_differ_from_itself_or_its_snapshot():
     policy = random_policy(0)
     data = EncodedTrajectories.of(episodes_of("tests/One-v0", policy, 20), 3, CPU)
-    for same in (policy, policy.snapshot()):
+    for same in (None, policy, policy.snapshot()):
         samples, largest_lower = policy_divergence_samples(same, policy, data, torch_generator())
         assert (samples == 0).all()
         assert largest_lower == 0
@@ -647,7 +647,7 @@ def test_the_floor_is_the_error_of_the_filter_with_the_models_window():
     trajectories = episodes_of("tests/Three-v0", belief_policy(model.encoder), 300, seed=8)
     policy = random_policy(0)
     row = error_metrics(
-        model, policy, policy, trajectories, DYNAMICS, confidence=0.95, generator=torch_generator()
+        model, policy, None, trajectories, DYNAMICS, confidence=0.95, generator=torch_generator()
     )  # fmt: skip
     assert row["eps_m"] == pytest.approx(row["bayes_eps_m"], abs=2e-4)
     assert row["eps_m_mean"] == pytest.approx(row["bayes_eps_m_mean"], abs=2e-4)
@@ -659,7 +659,7 @@ def test_the_floor_is_the_error_of_the_filter_with_the_models_window():
     assert row["nll"] == pytest.approx(-history_log_density(DYNAMICS, trajectories, 2).mean(), abs=1e-4)
     assert row["eps_pi_sample_max"] == row["eps_pi_mean"] == 0.0
     whole = error_metrics(
-        FilterModel(DYNAMICS, HORIZON), policy, policy, trajectories, DYNAMICS,  # type: ignore[arg-type]
+        FilterModel(DYNAMICS, HORIZON), policy, None, trajectories, DYNAMICS,  # type: ignore[arg-type]
         confidence=0.95, generator=torch_generator(),
     )  # fmt: skip
     assert whole["bayes_eps_m"] == 0.0
@@ -709,7 +709,7 @@ def test_without_a_filter_eps_m_is_the_task_informed_bound_and_without_a_density
     trajectories = episodes_of("tests/Three-v0", policy, 20)
     model = random_model(trajectories)
     rows = [
-        error_metrics(model, policy, policy, trajectories, known, confidence=0.9, generator=torch_generator())
+        error_metrics(model, policy, None, trajectories, known, confidence=0.9, generator=torch_generator())
         for known in (DYNAMICS, TaskDensityOnly(), None)
     ]
     assert {key for key in rows[0] if not key.startswith("bayes")} == set(rows[1])

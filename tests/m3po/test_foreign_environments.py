@@ -789,7 +789,7 @@ def test_a_coordinate_that_jitters_and_then_switches_is_named(tmp_path: Path) ->
             np.ones((count, length), bool),
         )  # fmt: skip
         return error_metrics(
-            built, policy, policy, found, None, confidence=0.9, generator=torch.Generator().manual_seed(0)
+            built, policy, None, found, None, confidence=0.9, generator=torch.Generator().manual_seed(0)
         )
 
     assert "warnings" not in row(steps)

@@ -103,15 +103,14 @@ def test_the_model_error_is_measured_where_there_is_a_density(name, tmp_path, mo
     generator = torch.Generator().manual_seed(0)
     episodes = run_episodes(env_id, training.policy, 20, seed=0, generator=generator)
     assert episodes.valid.all() == (name == "HalfCheetahFwdBwd")  # a walker under this noise falls
-    bare: Any = training.environment.unwrapped
-    row = error_metrics(
-        training.model, training.policy, training.policy, episodes, bare.dynamics, confidence=0.9, generator=generator
-    )
+    dynamics = training.offers.dynamics
+    assert dynamics is not None
+    row = error_metrics(training.model, training.policy, None, episodes, dynamics, confidence=0.9, generator=generator)
     assert 0.9 < row["eps_m"] <= 1  # the model is untrained
     # and a model that is the truth has no error: the density against itself
     observations, actions = episodes.observations, episodes.actions.astype(np.float64)
     arguments = observations[:, 1:], observations[:, :-1], actions, episodes.tasks
-    log_density = bare.dynamics.log_density(*arguments)
+    log_density = dynamics.log_density(*arguments)
     valid = episodes.valid
     entropy_per_coordinate = 0.5 * np.log(2 * np.pi * np.e) + np.log(0.3)
     expected = -entropy_per_coordinate * observations.shape[-1]

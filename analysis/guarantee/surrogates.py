@@ -25,7 +25,6 @@ of measured returns.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -35,47 +34,58 @@ from analysis.diagnostics.calibration import calibration, log_densities, pit
 from analysis.diagnostics.intervals import span
 from analysis.diagnostics.open_loop import k_step
 from analysis.diagnostics.telescoping import return_gap
-from m3po.agents.m3po import M3PO
+from analysis.guarantee.subject import Subject
 from m3po.episodes import Trajectories
 from m3po.errors import EncodedTrajectories
+from m3po.networks.model import EnsembleModel
 
 # Many rollouts start from each episode for the k-step error and the telescoped gap: so many episodes are enough.
 ROLLOUT_EPISODES = 100
 
 
 def surrogates(
-    training: M3PO,
-    trajectories: Trajectories,
-    generator: torch.Generator,
-    confidence: float,
-    *,
-    low: float = -math.inf,
-    high: float = math.inf,
+    subject: Subject, trajectories: Trajectories, generator: torch.Generator, confidence: float
 ) -> dict[str, Any]:
-    """Everything above on fresh episodes of the trained policy, JSON-ready.
+    """Everything above on fresh episodes of the policy, JSON-ready.
 
     Args:
-        training: with the checkpoint loaded.
-        trajectories: episodes of ``training.policy``, which never entered the training; k-step errors and the
-            telescoped gap use the first 100.
+        subject: with an ensemble for a model; predicted rewards are clipped to its reward range.
+        trajectories: episodes of its policy, which never entered the training; k-step errors and the telescoped gap use
+            the first 100.
         generator: of all rollouts in the model.
         confidence: of the calibration band, and of each of the other intervals on its own.
-        low, high: the reward range, where it is known: predicted rewards are clipped to it.
+
+    Raises:
+        ValueError: when the model is no ensemble, whose moments the calibration is read off.
     """
-    length, device = training.config.history_length, training.device
+    model, policy = subject.model, subject.policy
+    if not isinstance(model, EnsembleModel):
+        raise ValueError(f"calibration is read off the moments of an ensemble, got a {type(model).__name__}")
+    length, device = model.encoder.history_length, policy.device
     data = EncodedTrajectories.of(trajectories, length, device)
     few = EncodedTrajectories.of(trajectories.first(ROLLOUT_EPISODES), length, device)
-    bands = calibration(pit(training.model, data), trajectories.valid, confidence)
+    bands = calibration(pit(model, data), trajectories.valid, confidence)
     distance = bands["distance"]
     worst = int(np.argmax(distance["estimate"]))
     return {
         "episodes": len(trajectories.rewards),
         "rollout_episodes": len(few.trajectories.rewards),
         "confidence": confidence,
-        "nll": log_densities(training.model, data, confidence),
-        "k_step": k_step(training.model, few, generator, confidence),
+        "nll": log_densities(model, data, confidence),
+        "k_step": k_step(model, few, generator, confidence),
         "calibration": bands | {"worst": {"coordinate": worst} | {end: distance[end][worst] for end in distance}},
-        "return_gap": return_gap(training, data, few, generator, confidence, low=low, high=high),
+        "return_gap": return_gap(
+            model,
+            policy,
+            data,
+            few,
+            generator,
+            confidence,
+            discount=subject.discount,
+            low=subject.reward_low,
+            high=subject.reward_high,
+            terminated=subject.terminated,
+        ),
     }
 
 
