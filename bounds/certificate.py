@@ -47,7 +47,9 @@ def certificate(
     reward_error_profile: npt.ArrayLike | None = None,
     tail: Tail = "worst",
 ) -> Certificate:
-    """|J - J_model| <= R sum_t gamma^t avg_{i=1..min(t,k)} min(1, sum_{s<t} d_s + sum_{s=t-i}^{t-1} m_s) + tail.
+    """How far the model return can be from the true one, given the errors at every time step (Theorem 4).
+
+    |J - J_model| <= R sum_t gamma^t avg_{i=1..min(t,k)} min(1, sum_{s<t} d_s + sum_{s=t-i}^{t-1} m_s) + tail.
 
     The profiles cover the H reward times t = 0..H-1. With a learned reward (``reward_error_profile``) the action at t
     counts too: the sum of the policy divergence runs over s <= t, t = 0 included, and e_t is added at every t.
@@ -149,7 +151,9 @@ class LinearWeights:
 def linear_weights(
     horizon: int, *, discount: float, rollout_length: int | None = None, learned_reward: bool = False
 ) -> LinearWeights:
-    """m_s weighs sum_{t>s} gamma^t max(0, n_t - (t-s) + 1)/n_t, n_t = min(t, k) (full: sum_{t>s} gamma^t), and d_s
+    """How much each error at each time step costs in Theorem 4 when none of its caps is reached.
+
+    m_s weighs sum_{t>s} gamma^t max(0, n_t - (t-s) + 1)/n_t, n_t = min(t, k) (full: sum_{t>s} gamma^t), and d_s
     weighs sum_{t>s} gamma^t, with a learned reward sum_{t>=s} gamma^t. Times run from 0 to H - 1.
 
     Args and raises: as ``certificate``, with ``horizon`` H >= 1.

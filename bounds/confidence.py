@@ -81,7 +81,9 @@ def _interval(
 def hoeffding(
     samples: ArrayLike, confidence: float = 0.95, *, sides: Sides = "two", low: float = 0.0, high: float = 1.0
 ) -> Interval:
-    """mean ± (high - low) sqrt(log(1/delta)/(2 n)), delta the error probability per side: (1 - confidence)/2 for
+    """Hoeffding's interval for the mean of bounded draws: it knows nothing but their range.
+
+    mean ± (high - low) sqrt(log(1/delta)/(2 n)), delta the error probability per side: (1 - confidence)/2 for
     sides="two", 1 - confidence for one side.
 
     Args:
@@ -105,7 +107,9 @@ def hoeffding(
 def empirical_bernstein(
     samples: ArrayLike, confidence: float = 0.95, *, sides: Sides = "two", low: float = 0.0, high: float = 1.0
 ) -> Interval:
-    """mean ± (high - low) { sqrt(2 V log(2/delta)/n) + 7 log(2/delta)/(3 (n - 1)) }, V the sample variance (divisor
+    """Maurer and Pontil's interval for the mean of bounded draws: narrow when they vary little.
+
+    mean ± (high - low) { sqrt(2 V log(2/delta)/n) + 7 log(2/delta)/(3 (n - 1)) }, V the sample variance (divisor
     n - 1) of the samples scaled to [0, 1] and delta the error probability per side (see `hoeffding`).
 
     Args and raises: as `hoeffding`, with n >= 2.

@@ -45,7 +45,9 @@ class HonestyTest:
 def honesty(
     log_density: ArrayLike, log_other_density: ArrayLike, valid: ArrayLike | None = None, *, level: float = 0.001
 ) -> HonestyTest:
-    """sup_t mean_f prod_{s<=t} (1 - f + f q_s/p_s), over all steps s of all episodes, one after another.
+    """Evidence that outcomes were not drawn from the density claimed for them: the capital of bets on another density.
+
+    sup_t mean_f prod_{s<=t} (1 - f + f q_s/p_s), over all steps s of all episodes, one after another.
 
     Args:
         log_density: [N, H] log p(x_t | past) of what the outcomes are said to be drawn from, in nats. Finite.

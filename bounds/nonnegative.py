@@ -24,7 +24,9 @@ def nonnegative_lower(
     bets: npt.ArrayLike = BETS,
     running: bool = False,
 ) -> FloatArray:
-    """The largest m with avg_f prod_n (1 - f + f X_n/m) >= 1/delta; the mean is at least m with probability 1 - delta.
+    """A lower confidence bound on the mean of nonnegative draws that have no known upper end.
+
+    The largest m with avg_f prod_n (1 - f + f X_n/m) >= 1/delta; the mean is at least m with probability 1 - delta.
 
     At m = the mean, each product is a nonnegative martingale that starts at 1, and so is their average over the fixed
     bets f; by Ville's inequality it ever reaches 1/delta with probability at most delta. Nothing is assumed about the

@@ -70,7 +70,9 @@ def importance_weighted_returns(
     valid: npt.ArrayLike | None = None,
     tail: Tail = "worst",
 ) -> WeightedReturns:
-    """X = sum_t gamma^t w_{0:t} (r_t - r_lo), w_{0:t} = prod_{s<=t} pi(a_s|h_s)/pi_D(a_s|h_s), and E X <= J - offset.
+    """A policy's return estimated from the data policy's episodes by per-decision importance weights.
+
+    X = sum_t gamma^t w_{0:t} (r_t - r_lo), w_{0:t} = prod_{s<=t} pi(a_s|h_s)/pi_D(a_s|h_s), and E X <= J - offset.
 
     Args:
         rewards: [N, H], in [reward_low, reward_high].
@@ -110,7 +112,9 @@ def control_variate_returns(
     valid: npt.ArrayLike | None = None,
     tail: Tail = "worst",
 ) -> WeightedReturns:
-    """Z_t = Z_{t-1} + gamma^t w_{0:t} r~_t - beta_t gamma^t w_{0:t-1} (min(rho_t, c) Q_t(h_t, a_t) - U~_t), plus L.
+    """Importance-weighted returns with less variance: a critic's predictions are subtracted and their means added.
+
+    Z_t = Z_{t-1} + gamma^t w_{0:t} r~_t - beta_t gamma^t w_{0:t-1} (min(rho_t, c) Q_t(h_t, a_t) - U~_t), plus L.
 
     rho_t = pi(a_t|h_t)/pi_D(a_t|h_t), w_{0:t} = prod_{s<=t} rho_s, r~ = r - r_lo, Z_{-1} = 0, and
     beta_t = min(1, (L + Z_{t-1})/(gamma^t w_{0:t-1} c q_t)). The bracket has mean 0 given the past, whatever Q is: a
@@ -171,7 +175,9 @@ def _control_variate_path(
 
 
 def affordable_scale(left: FloatArray, log_weight: FloatArray, largest: float) -> FloatArray:
-    """beta gamma^t w_{0:t-1} = min(gamma^t w_{0:t-1}, (L + Z_{t-1})/(c q_t)), [N].
+    """How much of the control variate each episode can afford: its value must not fall below 0.
+
+    beta gamma^t w_{0:t-1} = min(gamma^t w_{0:t-1}, (L + Z_{t-1})/(c q_t)), [N].
 
     Args:
         left: [N], L + Z_{t-1} >= 0.
@@ -186,7 +192,9 @@ def affordable_scale(left: FloatArray, log_weight: FloatArray, largest: float) -
 def critic_mean_of_draws(
     critic: npt.ArrayLike, log_policy: npt.ArrayLike, log_data_policy: npt.ArrayLike, *, ratio_cap: float = 2.0
 ) -> FloatArray:
-    """U~ = mean over draws of min(1, c pi_D(a|h)/pi(a|h)) Q(h, a), a fresh from pi: what ``critic_mean`` wants.
+    """The mean of the critic under capped importance weights, estimated without bias from fresh actions of the policy.
+
+    U~ = mean over draws of min(1, c pi_D(a|h)/pi(a|h)) Q(h, a), a fresh from pi: what ``critic_mean`` wants.
 
     Args:
         critic: [..., D], Q >= 0 at D >= 1 actions drawn from the policy at each history, anew for every history and
@@ -232,7 +240,9 @@ class EffectiveSampleSizes:
 def effective_sample_sizes(
     log_policy: npt.ArrayLike, log_data_policy: npt.ArrayLike, *, discount: float, valid: npt.ArrayLike | None = None
 ) -> EffectiveSampleSizes:
-    """(sum_n w_n)^2 / sum_n w_n^2 of the importance weights, from their logarithms; a diagnosis, not a guarantee.
+    """How many episodes of the policy's own the weighted episodes are worth.
+
+    (sum_n w_n)^2 / sum_n w_n^2 of the importance weights, from their logarithms; a diagnosis, not a guarantee.
 
     Args and raises: as ``importance_weighted_returns``; weights of any size.
 

@@ -34,7 +34,10 @@ def _linear_branched(x: Arguments) -> Any:
 
 
 def divergence_expression(time: sympy.Expr, model_steps: sympy.Expr) -> sympy.Expr:
-    """u(t, i) = min{1, 1 - (1-eps_pi)^t + eps_m sum_{j<i} (1-eps_pi)^j}, the largest TV at t after i model steps."""
+    """The largest possible divergence of the laws of the history, as a sympy expression.
+
+    u(t, i) = min{1, 1 - (1-eps_pi)^t + eps_m sum_{j<i} (1-eps_pi)^j}, the largest TV at t after i model steps.
+    """
     drift = sympy.Sum((1 - eps_pi) ** j, (j, 0, model_steps - 1))
     return sympy.Min(1, 1 - (1 - eps_pi) ** time + eps_m * drift)
 
@@ -89,7 +92,9 @@ def _optimal_full(x: Arguments) -> FloatArray:
 
 
 def truncation_length(discount: FloatArray) -> FloatArray:
-    """N with |C*(k) - C*(N)| <= exp(-40) C*(k) for every k >= N and all errors: longer rollouts need no longer sums.
+    """After how many terms the sum in the optimal discrepancy can be cut off, however long the rollout is.
+
+    N with |C*(k) - C*(N)| <= exp(-40) C*(k) for every k >= N and all errors: longer rollouts need no longer sums.
 
     C*(k) and C*(N) differ only at times t > N, there by at most gamma^t u(t, t) <= gamma^t t u(1, 1), and
     C*(k) >= u(1, 1) gamma/(1-gamma); so the relative difference is at most gamma^N (N + 1/(1-gamma)). With

@@ -53,7 +53,9 @@ def overlap_losses(
     reward_range: float | None = None,
     valid: npt.ArrayLike | None = None,
 ) -> OverlapLosses:
-    """loss = sum_{t>=1} gamma^t avg_{i=1..min(t,k)} (1 - v), v how much of this episode both laws of h_t share.
+    """What every episode of the data policy says about the return gap (Theorem 5), one loss per episode.
+
+    loss = sum_{t>=1} gamma^t avg_{i=1..min(t,k)} (1 - v), v how much of this episode both laws of h_t share.
 
     With rho_s = pi(a_s|h_s)/pi_D(a_s|h_s) and x_s = p_theta(o_{s+1}|a_s,h_s)/p(o_{s+1}|a_s,h_s), relative to the data's
     law the true law of h_t has density a b and that of a branch of i model steps b X, where a = prod_{s<t-i} rho_s,
@@ -150,7 +152,9 @@ def overlap_certificate(
     tail: Tail = "worst",
     method: Method = betting,
 ) -> OverlapCertificate:
-    """|J - J_model| <= R mean(loss) + tail, with an upper confidence bound in place of the mean.
+    """How far the model return can be from the true one with confidence, from the losses of N episodes (Theorem 5).
+
+    |J - J_model| <= R mean(loss) + tail, with an upper confidence bound in place of the mean.
 
     Args:
         losses: of N iid episodes of one data policy; pi and p_theta fixed independently of them.
@@ -188,7 +192,9 @@ def overlap_certificate(
 
 
 def tail_weight(tail: Tail, discount: float, horizon: int) -> float:
-    """sum_{t>=H} gamma^t for the tail "worst", 0 for "absorbing".
+    """What the rewards after the H times of an episode weigh.
+
+    sum_{t>=H} gamma^t for the tail "worst", 0 for "absorbing".
 
     Raises:
         ValueError: another tail.

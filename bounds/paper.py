@@ -25,7 +25,9 @@ def _theorem_1(x: Arguments) -> Any:
 
 
 def averaged_model_steps(x: Arguments) -> Any:
-    """f(k) = sum_{t>=1} gamma^t (min(t, k) + 1): twice the discounted mean number of model steps in a branched rollout.
+    """The constant of Theorem 2 that counts the steps taken in the model.
+
+    f(k) = sum_{t>=1} gamma^t (min(t, k) + 1): twice the discounted mean number of model steps in a branched rollout.
 
     Closed: gamma [(1 - gamma) + (1 - gamma^k)] / (1 - gamma)^2, a sum of positive terms.
     """

@@ -14,7 +14,7 @@ import torch
 
 
 class Purpose(IntEnum):
-    """What a stream is for. Numbers are never reused: they are part of every published result.
+    """What a stream of random numbers is for. Numbers are never reused: they are part of every published result.
 
     The two purposes of a training itself keep their plain lists of numbers, on which every existing run depends.
     """

@@ -14,7 +14,7 @@ PROTOCOL = ("env_options", "total_steps", "initial_random_steps", "width", "laye
 
 
 def reads(config: Config, name: str) -> bool:
-    """Whether the setting is part of what the run is."""
+    """Whether a run with this configuration reads the setting at all."""
     return name not in VARYING_SETTINGS and name in fields_of(*blocks_of(config.algorithm))
 
 

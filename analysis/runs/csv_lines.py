@@ -15,7 +15,7 @@ from m3po.runs.files import read_regular
 
 @dataclass(frozen=True)
 class Line:
-    """One row.
+    """One row of a CSV, with its place for messages.
 
     Attributes:
         where: file and line, for messages.

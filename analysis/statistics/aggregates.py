@@ -36,7 +36,9 @@ def _strata(strata: Sequence[ArrayLike], name: str = "strata") -> list[Array]:
 
 
 def normalise(returns: ArrayLike, low: float, high: float) -> Array:
-    """(return - low)/(high - low): 0 at the low anchor, 1 at the high one, unbounded on both sides.
+    """Returns on a scale on which environments can be compared.
+
+    (return - low)/(high - low): 0 at the low anchor, 1 at the high one, unbounded on both sides.
 
     Args:
         returns: any shape.
@@ -51,7 +53,9 @@ def normalise(returns: ArrayLike, low: float, high: float) -> Array:
 
 
 def interquartile_mean(returns: ArrayLike) -> Array:
-    """(x_(c+1) + ... + x_(N-c))/(N - 2 c) with x_(1) <= ... <= x_(N) the sorted runs and c = floor(N/4).
+    """The mean of the middle half of the runs.
+
+    (x_(c+1) + ... + x_(N-c))/(N - 2 c) with x_(1) <= ... <= x_(N) the sorted runs and c = floor(N/4).
 
     Just ``scipy.stats.trim_mean(returns, 0.25)``: no run is ever trimmed in part, so fewer than a quarter go from each
     side unless 4 divides N. With N = 1, 2, 3 nothing is trimmed and it is the mean; with N = 5 one run of each side
@@ -88,7 +92,9 @@ def pooled_interquartile_mean(strata: Sequence[ArrayLike]) -> Array:
 
 
 def probability_of_improvement(first: Sequence[ArrayLike], second: Sequence[ArrayLike]) -> Array:
-    """mean_e { #(x > y) + #(x = y)/2 }/(S_e Q_e), the pairs counted over runs x of ``first``, y of ``second`` in e.
+    """How often a run of the first variant beats one of the second, in the same environment.
+
+    mean_e { #(x > y) + #(x = y)/2 }/(S_e Q_e), the pairs counted over runs x of ``first``, y of ``second`` in e.
 
     The probability that a fresh run of the first variant beats a fresh run of the second in an environment drawn at
     random; 0.5 says neither is better. It says nothing about by how much. Unchanged by any increasing transformation
@@ -130,7 +136,9 @@ def _evaluation_steps(steps: ArrayLike) -> Array:
 
 
 def steps_to_reach(steps: ArrayLike, returns: ArrayLike, threshold: float) -> Array:
-    """min{t_e : return at t_e >= threshold}, infinity where there is none: steps [E], returns [S, E] -> [S].
+    """After how many real steps each run first reaches the threshold.
+
+    min{t_e : return at t_e >= threshold}, infinity where there is none: steps [E], returns [S, E] -> [S].
 
     The first evaluation that reaches it, which a lucky evaluation can do: a run may fall below again. Infinity keeps
     order statistics honest (the median is infinite unless more than half of the runs reach it); never average it away.

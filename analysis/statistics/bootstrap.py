@@ -70,7 +70,9 @@ def _bootstrap_statistics(
 def bootstrap_distribution(
     statistic: Statistic, strata: Sequence[ArrayLike], *, resamples: int, generator: np.random.Generator
 ) -> Array:
-    """statistic({x_e[i_e]}), i_e = S_e row numbers drawn uniformly with replacement, anew for each e and resample.
+    """The statistic of every bootstrap resample, the runs of each environment drawn among themselves.
+
+    statistic({x_e[i_e]}), i_e = S_e row numbers drawn uniformly with replacement, anew for each e and resample.
 
     Whole rows are drawn, so a resampled run keeps its whole learning curve.
 
@@ -134,7 +136,9 @@ def bootstrap_interval(
     resamples: int = 10_000,
     method: Method = "percentile",
 ) -> BootstrapInterval:
-    """The quantiles of ``bootstrap_distribution`` at Phi(z0 + (z0 + z)/(1 - a (z0 + z))), z = Phi^-1((1 -+ c)/2).
+    """A stratified bootstrap interval for a statistic, by percentiles or bias-corrected and accelerated.
+
+    The quantiles of ``bootstrap_distribution`` at Phi(z0 + (z0 + z)/(1 - a (z0 + z))), z = Phi^-1((1 -+ c)/2).
 
     c is the confidence. "percentile": z0 = a = 0. "bca": z0 = Phi^-1 of the share of resamples below the estimate,
     ties counted half, and a the jackknife's acceleration over all strata. At z0 = +-infinity (every resample on one
@@ -184,7 +188,9 @@ def fewest_resamples(confidence: float) -> int:
 
 
 def distinct_resamples(runs: int) -> int:
-    """C(2 n - 1, n): how many different resamples n runs have, order aside; n >= 1.
+    """How many different bootstrap resamples so few runs have.
+
+    C(2 n - 1, n): how many different resamples n runs have, order aside; n >= 1.
 
     Raises:
         ValueError: when n < 1.

@@ -360,7 +360,9 @@ def _discounted(laws: Iterator[Array], policy: Sequence[Array], rewards: Sequenc
 
 
 def true_return(process: Process, policy: Kernels, discount: float) -> float:
-    """``J = sum_{t=0..T} discount^t E_{policy, p}[rbar(h_t, a_t)]``.
+    """The discounted return of the policy in the true process, exactly.
+
+    ``J = sum_{t=0..T} discount^t E_{policy, p}[rbar(h_t, a_t)]``.
 
     Raises:
         ValueError: a wrong policy, or a discount outside [0, 1).
@@ -372,7 +374,9 @@ def true_return(process: Process, policy: Kernels, discount: float) -> float:
 def full_model_return(
     process: Process, model: Kernels, policy: Kernels, discount: float, *, model_reward: Kernels | None = None
 ) -> float:
-    """``J_full = sum_{t=0..T} discount^t E_{policy, model}[rbar(h_t, a_t)]``: the model from the first step on.
+    """The discounted return of the policy in the model, exactly.
+
+    ``J_full = sum_{t=0..T} discount^t E_{policy, model}[rbar(h_t, a_t)]``: the model from the first step on.
 
     ``model_reward`` replaces rbar by a learned reward r_theta of the same shape and range.
 
@@ -428,7 +432,9 @@ def branched_return(
     *,
     model_reward: Kernels | None = None,
 ) -> float:
-    """``J_branch(k) = sum_{t=0..T} discount^t E_{h_t ~ branched law, a_t ~ policy}[rbar(h_t, a_t)]``.
+    """The discounted return of the policy in rollouts of k model steps from the data policy's states, exactly.
+
+    ``J_branch(k) = sum_{t=0..T} discount^t E_{h_t ~ branched law, a_t ~ policy}[rbar(h_t, a_t)]``.
 
     The branched law is that of ``branched_laws``. ``model_reward`` replaces rbar by a learned reward r_theta of the
     same shape and range.
@@ -443,7 +449,9 @@ def branched_return(
 
 
 def error_profiles(process: Process, model: Kernels, data_policy: Kernels, policy: Kernels) -> ErrorProfiles:
-    """``m_t`` and ``d_t`` exactly, and ``sup_h TV(data_policy, policy)``; TV is half the L1 distance.
+    """Model error and policy divergence at every step, exactly.
+
+    ``m_t`` and ``d_t`` exactly, and ``sup_h TV(data_policy, policy)``; TV is half the L1 distance.
 
     The model error *under the current policy*, which MBPO 4.3 uses, is ``error_profiles(process, model, policy,
     policy)``.
@@ -465,7 +473,10 @@ def error_profiles(process: Process, model: Kernels, data_policy: Kernels, polic
 
 
 def reward_error_profile(process: Process, model_reward: Kernels, data_policy: Kernels) -> Array:
-    """``e_t = E over (data policy, p) of |rbar - model_reward|`` at (h_t, a_t), t = 0..T: [T+1], in reward units."""
+    """The mean error of a learned reward at every step, exactly.
+
+    ``e_t = E over (data policy, p) of |rbar - model_reward|`` at (h_t, a_t), t = 0..T: [T+1], in reward units.
+    """
     rewards, data = process.check_reward(model_reward), process.check_policy(data_policy, "data_policy")
     return np.array(
         [

@@ -67,7 +67,7 @@ def count_trajectories(instance: Instance) -> int:
 
 
 def enumerate_trajectories(instance: Instance, *, largest_count: int = LARGEST_COUNT) -> Trajectories:
-    """All of them.
+    """Every trajectory that (data policy, p) can take, with its probability.
 
     Args:
         instance: a process with a model and two policies.
@@ -168,7 +168,10 @@ def overlap_discrepancy(
     model_reward: Kernels | None = None,
     evaluate: Callable[..., OverlapLosses] = overlap_losses,
 ) -> float:
-    """R E[loss]: what Theorem 5 subtracts, exactly, for an episode that ends at T."""
+    """Theorem 5's discrepancy, exactly.
+
+    R E[loss]: what Theorem 5 subtracts, exactly, for an episode that ends at T.
+    """
     losses = trajectory_losses(
         instance,
         trajectories,

@@ -190,7 +190,10 @@ def with_true_action(instance: Instance) -> Instance:
 
 
 def agreement_loss(time: int, model_steps: int, model_error: float, policy_divergence: float) -> float:
-    """``u(t, i) = min{1, 1 - (1-eps_pi)^t + eps_m (1 - (1-eps_pi)^i) / eps_pi}``, t = time, i = model_steps."""
+    """The largest possible divergence of the two laws of the history at one time.
+
+    ``u(t, i) = min{1, 1 - (1-eps_pi)^t + eps_m (1 - (1-eps_pi)^i) / eps_pi}``, t = time, i = model_steps.
+    """
     if policy_divergence == 0.0:
         return min(1.0, model_steps * model_error)
     if policy_divergence == 1.0:
@@ -209,7 +212,9 @@ def finite_horizon_discrepancy(
     reward_range: float,
     scheme: str = "averaged",
 ) -> float:
-    """``R sum_{t=1..T} discount^t avg_i u(t, i)``: C* of Theorem 3 for an episode of T transitions, term by term.
+    """Theorem 3's discrepancy for an episode that ends.
+
+    ``R sum_{t=1..T} discount^t avg_i u(t, i)``: C* of Theorem 3 for an episode of T transitions, term by term.
 
     ``i`` runs over 1..min(t, k) (scheme "averaged"), is min(t, k) (scheme "exact"), or is t when ``rollout_length`` is
     None (the full model). Slow and plain on purpose: the reference for the instances and for ``optimal-*``.

@@ -60,7 +60,7 @@ def read_regular(path: Path, most: int | None = None) -> bytes:
 
 
 def write_whole(descriptor: int, data: bytes) -> None:
-    """All of ``data``."""
+    """Write all of ``data``, in as many calls as that takes."""
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(descriptor, rest) :]
@@ -75,7 +75,7 @@ def _sync(descriptor: int) -> None:
 
 
 def append(descriptor: int, data: bytes) -> None:
-    """``data`` at the end of a file opened with O_APPEND; when that fails, what got there is taken back."""
+    """Append ``data`` to a file opened with O_APPEND; when that fails, what got there is taken back."""
     end = os.fstat(descriptor).st_size
     try:
         write_whole(descriptor, data)

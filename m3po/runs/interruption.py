@@ -53,7 +53,7 @@ class Stopped(KeyboardInterrupt):
 
 
 def exit_code(interruption: KeyboardInterrupt) -> int:
-    """Of a command that it ends."""
+    """The exit code of a command that was interrupted: 128 + the number of the signal."""
     return int(getattr(interruption, "exit_code", 128 + signal.SIGINT))
 
 

@@ -17,7 +17,7 @@ _LARGEST = 1024 * MEBIBYTE
 
 
 class Metrics:
-    """One row per epoch.
+    """The rows of metrics of a run, one per epoch.
 
     Args:
         folder: of the run.

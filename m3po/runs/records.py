@@ -26,7 +26,7 @@ _PROFILES = ("profile", "profile_upper", "policy_divergence_upper")  # end the n
 
 
 def parsed(text: bytes | str) -> Any:
-    """The value that strict JSON stands for.
+    """Read strict JSON.
 
     Raises:
         ValueError: also for NaN and infinities, which JSON lacks, and for text nested too deeply.

@@ -38,7 +38,7 @@ class _Unfailing:
 
 
 def unfailing(stream: TextIO) -> TextIO:
-    """``stream``, whose failures stay its own."""
+    """``stream`` with a ``write`` and ``flush`` that never raise."""
     return cast(TextIO, _Unfailing(stream))
 
 

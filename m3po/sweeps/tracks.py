@@ -12,7 +12,7 @@ from m3po.sweeps.worker import TaskReport
 
 @dataclass
 class Track:
-    """Where one run of the sweep is.
+    """The state of one run of a sweep: waiting, running, lost or ended, and how far it is.
 
     Attributes:
         attempt: number of its present task, from 0; also how often it was restarted.
