@@ -208,6 +208,29 @@ def test_the_animated_instance_is_the_exact_one(x, horizon):
 
 
 @node
+def test_the_certificates_from_data_are_theorems_4_and_5() -> None:
+    """Against Theorem 4 of the comparison, and Theorem 5's product summed term by term; the second is never larger."""
+    points = [
+        point(gamma, k, eps_m, eps_pi)
+        for gamma in (0.0, 0.5, 0.95)
+        for k in (1, 5, 40)
+        for eps_m in (0.0, 0.02, 0.3, 1.0)
+        for eps_pi in (0.0, 0.001, 0.13, 1.0)
+    ]
+    found = computed("given.map((x) => [sumCertificate(x), productCertificate(x)])", points)
+    for x, (total, product) in zip(points, found, strict=True):
+        config = comparison.CompareConfig(discount=x["gamma"], model_error=x["eps_m"], policy_divergence=x["eps_pi"])
+        expected = comparison.certificate_of_constant_errors(config, int(x["k"]))
+        assert total == pytest.approx(expected, rel=1e-9, abs=1e-12), x
+        t = np.arange(1, 1500)[:, None]
+        i = np.arange(1, int(x["k"]) + 1)[None]
+        terms = np.where(i <= t, (1 - x["eps_pi"]) ** t * (1 - x["eps_m"]) ** i, 0.0)
+        loss = 1 - terms.sum(axis=1) / np.minimum(t[:, 0], x["k"])
+        assert product == pytest.approx(2 * np.sum(x["gamma"] ** t[:, 0] * loss), rel=1e-9, abs=1e-9), x
+        assert product <= total + 1e-9
+
+
+@node
 def test_the_shown_part_of_the_instance_approaches_the_optimum():
     x = point(0.95, 5, 0.1, 0.1)
     gap, horizon = computed("[runInstance(given, instanceHorizon(0.95)).gap, instanceHorizon(0.95)]", x)

@@ -155,6 +155,18 @@ function budget(x) {
   return model === null ? "To be trusted to within half of the range, both errors have to become smaller." : "";
 }
 
+// What the certificates from data subtract at these errors, and what rewards say instead.
+function certificatesInWords(x) {
+  const trivial = trivialDiscrepancy(x);
+  const said = (value) => `${number(value)} (${((100 * value) / trivial).toFixed(1)}% of the range)`;
+  return (
+    `Certificates from data, if these are the errors at every step: Theorem 4 subtracts ${said(sumCertificate(x))}; ` +
+    `Theorem 5, where each step loses independently of the others, ${said(productCertificate(x))}. ` +
+    "Both go through a model. The rewards of the same episodes bound the return without one, and from the policy's own " +
+    "episodes they say more: python -m analysis.certify."
+  );
+}
+
 function crossoverInWords(x) {
   if (x.eps_m + x.eps_pi === 0) return "Without errors all discrepancies are 0, and there is nothing to prefer.";
   const star = crossoverRolloutLength(x);
@@ -251,6 +263,7 @@ function show() {
   drawCurves(at("curves"), at("curves-legend"), x, LONGEST_CURVE);
   drawMap(at("map"), at("map-low"), at("map-high"), x, state.map, state.slice, change);
   at("crossover").textContent = crossoverInWords(x);
+  at("certificates").textContent = certificatesInWords(x);
   at("map-caption").textContent = mapInWords(x);
   showInstance();
 }

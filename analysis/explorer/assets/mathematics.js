@@ -95,6 +95,42 @@ function optimalBranched(x) {
 }
 
 // The largest real k at which Theorem 2's discrepancy is at most Theorem 1's; Infinity when that holds for every k.
+// mean over i = 1..n of min(1, t p + i m)
+function meanOfCapped(t, n, m, p) {
+  const room = 1 - t * p;
+  if (room <= 0) return 1;
+  const free = m > 0 ? Math.min(n, Math.floor(room / m)) : n;
+  return (free * t * p + (m * free * (free + 1)) / 2 + (n - free)) / n;
+}
+
+// Theorem 4 at errors eps_m and eps_pi at every time step: R sum_{t>=1} gamma^t mean_i min(1, t eps_pi + i eps_m).
+function sumCertificate({ gamma: g, k, eps_m: m, eps_pi: p, r_max }) {
+  let total = 0;
+  for (let t = 1; t < k; t += 1) total += g ** t * meanOfCapped(t, t, m, p);
+  const linear = k * m <= 1 ? (p > 0 ? Math.floor((1 - k * m) / p) : Infinity) : -1;
+  let t = k;
+  if (linear >= k) {
+    const end = Number.isFinite(linear) ? g ** (linear + 1) : 0;
+    const count = (g ** k - end) / (1 - g);
+    const times = (k * g ** k - (end > 0 ? (linear + 1) * end : 0)) / (1 - g) + (g * (g ** k - end)) / (1 - g) ** 2;
+    total += p * times + ((m * (k + 1)) / 2) * count;
+    t = linear + 1;
+  }
+  if (p === 0) return 2 * r_max * (total + (linear < k ? (meanOfCapped(k, k, m, 0) * g ** k) / (1 - g) : 0));
+  for (; t * p < 1 && g ** t > 1e-17; t += 1) total += g ** t * meanOfCapped(t, k, m, p);
+  return 2 * r_max * (total + g ** t / (1 - g));
+}
+
+// Theorem 5's product form where every step loses independently of the others: a law overlaps by (1 - eps_pi) for each
+// action and by (1 - eps_m) for each model step, R sum_{t>=1} gamma^t mean_i (1 - (1 - eps_pi)^t (1 - eps_m)^i).
+function productCertificate({ gamma: g, k, eps_m: m, eps_pi: p, r_max }) {
+  const kept = (n) => (m > 0 ? ((1 - m) * (1 - (1 - m) ** n)) / (n * m) : 1);
+  let total = 0;
+  for (let t = 1; t < k; t += 1) total += g ** t * (1 - (1 - p) ** t * kept(t));
+  const later = g ** k / (1 - g) - (kept(k) * (g * (1 - p)) ** k) / (1 - g * (1 - p));
+  return 2 * r_max * Math.max(total + later, 0);
+}
+
 function crossoverRolloutLength({ gamma, eps_m, eps_pi }) {
   const missing = (1 - gamma) * (3 + gamma) * eps_pi + (1 + gamma * gamma) * eps_m;
   const total = eps_m + eps_pi;
