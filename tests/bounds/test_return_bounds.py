@@ -83,6 +83,25 @@ def test_own_returns_stay_in_the_range_that_is_used(low: float, high: float, tai
             assert found.value <= found.estimate + 1e-9
 
 
+def test_many_own_episodes_at_the_top_of_the_range_leave_little_open() -> None:
+    """Episodes that are over by H earn more than the least from then on; a range without that would cut it off."""
+    valid = np.ones((3000, 2), dtype=bool)
+    valid[:, 1] = False
+    (found,) = return_lower_bounds(
+        np.zeros((3000, 2)), discount=0.5, reward_low=-1.0, reward_high=0.0, valid=valid, tail="worst"
+    )
+    assert found.estimate == 0.0
+    assert found.value == pytest.approx(0.0, abs=0.02)
+
+
+def test_the_worst_model_is_within_the_range_that_is_used() -> None:
+    """Returns at the least and nothing shared: the differences are at the bottom of their range, and not refused."""
+    log_p = np.zeros((40, 2))
+    losses = overlap_losses(log_p, np.full((40, 2), -np.inf), discount=0.5)
+    found = model_lower_bound(losses, np.full(40, -1.5), reward_low=-1.0, reward_high=1.0, tail="absorbing")
+    assert found.value == pytest.approx(-1.5 - 2 * 0.5)
+
+
 def test_reasons() -> None:
     paid, log_policy, log_data, _ = episodes(30, 0)
 
