@@ -13,6 +13,7 @@ from m3po.settings import (
     AgentSettings,
     Algorithm,
     BranchSettings,
+    CertificationSettings,
     ErrorSettings,
     FadingSettings,
     GrbalSettings,
@@ -43,6 +44,7 @@ READ_BY: dict[type, tuple[Algorithm, ...]] = {
     BranchSettings: ("m3po", "m3po-h"),
     FadingSettings: ("m3po-h",),
     ErrorSettings: M3PO_KINDS,
+    CertificationSettings: M3PO_KINDS,
     PearlSettings: ("pearl",),
     GrbalSettings: ("grbal",),
 }
@@ -77,6 +79,7 @@ def options_in(text: str) -> dict[str, Any]:
 class Config(
     GrbalSettings,
     PearlSettings,
+    CertificationSettings,
     ErrorSettings,
     FadingSettings,
     BranchSettings,

@@ -38,6 +38,12 @@ class Purpose(IntEnum):
     training never get: theirs are drawn from a sequence.)"""
     NEW_GENERATOR = 8
     """What a training goes on with where a device of another kind wrote its checkpoint. Place: real step."""
+    RESERVED_EPISODES = 9
+    """Episodes of which a training learns nothing. Place: real step."""
+    POLICY_LIMIT = 10
+    """What m3po.agents.policy_limit draws. Place: real step."""
+    LIMITED_MOVES = 11
+    """analysis.limited_moves. Place: real step."""
 
 
 TRAINING = (Purpose.TRAINING_EPISODE, Purpose.TRAINING_MEASUREMENT)

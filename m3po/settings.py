@@ -199,6 +199,18 @@ class ErrorSettings:
 
 
 @dataclass(frozen=True)
+class CertificationSettings:
+    """M3PO with a guarantee after every epoch."""
+
+    reserved_share: Annotated[float, Within(0, 1, without=(1,))] = 0.0
+    """Share of the real steps, in [0, 1), that goes into whole episodes of which nothing is learned. They are collected
+    by the policy at the end of epochs and give, after each, a lower bound of its return, valid with --confidence."""
+    move_limit: PositiveShare | None = None
+    """Most that a policy may move from the end of one epoch to the end of the next: mean total variation per step, in
+    (0, 1]; not limited when not given. Small moves let earlier policies' reserved episodes speak of later ones."""
+
+
+@dataclass(frozen=True)
 class PearlSettings:
     """PEARL's latent task variable."""
 

@@ -33,6 +33,7 @@ class TrainingLoop(ABC):
         steps: real environment steps so far.
         measured_at: steps at the last row of metrics.
         dynamics: the environment's one-step density, None where none can be used; ``offers`` says why.
+        reward_range: (low, high) that all rewards lie in, by the environment's word; infinite where it gives none.
         new_generator: whether the state of the device's random numbers could not be taken from the checkpoint, which
             was written on a device of another kind.
     """
@@ -59,6 +60,10 @@ class TrainingLoop(ABC):
         self.offers = checked.offers
         self.dynamics: Any = self.offers.dynamics
         self.options = config.environment_options()
+        dynamics = self.dynamics
+        self.reward_range = (
+            self.offers.reward_range if dynamics is None else (dynamics.reward_low, dynamics.reward_high)
+        )
         self.terminated = termination_by(self.offers.rule)
 
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
@@ -87,6 +92,10 @@ class TrainingLoop(ABC):
     @abstractmethod
     def learn(self, epoch_step: int) -> tuple[Sequence[Mapping[str, Tensor]], Sequence[NamedTensors]]:
         """After real step ``epoch_step`` >= 1 of the epoch: what each update reports, and the batch it was given."""
+
+    def finish_epoch(self) -> dict[str, Any]:
+        """What an algorithm does after the last real step of an epoch that it learns from, and reports of that."""
+        return {}
 
     def learned_metrics(self, means: Mapping[str, float]) -> dict[str, Any]:
         """The algorithm's part of a row of metrics, beyond the ``means`` of what the epoch's updates reported."""
@@ -119,7 +128,7 @@ class TrainingLoop(ABC):
         return {
             "warnings": warnings_of(
                 means,
-                largest_reward=self.environment_buffer.rewards[: self.steps].abs().max().item(),
+                largest_reward=self.environment_buffer.rewards[: self.training_steps].abs().max().item(),
                 discount=self.config.discount,
                 target_entropy=target_entropy,
             )
@@ -131,6 +140,16 @@ class TrainingLoop(ABC):
     def finished(self) -> bool:
         """Whether the last epoch is over."""
         return self.steps >= self.config.total_steps and self._epoch_step is None and self.measured_at == self.steps
+
+    @property
+    def training_steps(self) -> int:
+        """Real steps that the run has learned from."""
+        return self.environment_buffer.size
+
+    @property
+    def training_budget(self) -> int:
+        """Real steps that it will have learned from in the end."""
+        return self.config.total_steps
 
     @property
     def epoch_begins(self) -> bool:
@@ -168,9 +187,9 @@ class TrainingLoop(ABC):
             if self.epoch_begins:
                 self.begin_epoch()
                 self._epoch_step, self._sums, self._updates, self._collected = 0, {}, 0, 0.0
-            if self.steps < self.config.total_steps:
+            if self.training_steps < self.training_budget:
                 self._step_of_epoch()
-            if self._epoch_step == self.config.epoch_steps or self.steps == self.config.total_steps:
+            if self._epoch_step == self.config.epoch_steps or self.training_steps == self.training_budget:
                 row = self._end_epoch()
         self.seconds += time.perf_counter() - began
         return None if row is None else row | {"seconds": self.seconds}
@@ -190,7 +209,8 @@ class TrainingLoop(ABC):
     def _end_epoch(self) -> dict[str, Any]:
         assert self._epoch_step is not None
         means = {name: value.item() / self._updates for name, value in self._sums.items()}
-        row: dict[str, Any] = {"step": self.steps, **means, **self.learned_metrics(means)}
+        last = self.finish_epoch()
+        row: dict[str, Any] = {"step": self.steps, **means, **self.learned_metrics(means), **last}
         row["collected_reward"] = self._collected / max(self._epoch_step, 1)
         with self.stopwatch.measure("measure"):
             row = joined_warnings(row, self.measure(), {"warnings": self.data_warnings()})

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from m3po.agents.agent_data import OwnEncodings, StoredEncodings
+from m3po.agents.certification import Certification
 from m3po.agents.loop import TrainingLoop
 from m3po.agents.model_training import train_model
+from m3po.agents.policy_limit import MovePenalty
 from m3po.agents.rollout import model_steps
 from m3po.agents.sac import SoftActorCritic, agent_networks, agent_settings
 from m3po.data.replay_buffer import drawn
@@ -45,20 +47,26 @@ class M3PO(TrainingLoop):
         )
         self.target_entropy, settings = agent_settings(config, action_size, capturable=config.cuda_graphs)
         capacity = max(config.model_buffer_size, config.rollouts_per_step * config.rollout_interval)
+        penalty = None if config.move_limit is None else MovePenalty.within(network, config.move_limit)
         self.data: StoredEncodings | OwnEncodings
         if config.context_training == "model":
-            self.agent = SoftActorCritic(network, critics, settings, config.initial_temperature)
+            self.agent = SoftActorCritic(network, critics, settings, config.initial_temperature, None, penalty)
             self.data = StoredEncodings(self.agent, encoder, capacity, captured=config.cuda_graphs)
         else:
             own = ContextEncoder(*sizes).to(self.device)
-            self.agent = SoftActorCritic(network, critics, settings, config.initial_temperature, own)
+            self.agent = SoftActorCritic(network, critics, settings, config.initial_temperature, own, penalty)
             self.data = OwnEncodings(self.agent, own, capacity, captured=config.cuda_graphs)
         self.policy = HistoryPolicy(self.data.encoder, network)
         self.data_policy = self.policy.snapshot()
+        self.certification = Certification(config, self.policy, self.horizon, self.reward_range)
         self.model_optimiser = torch.optim.AdamW(
             self.model.parameters(), lr=config.model_learning_rate, weight_decay=config.model_weight_decay, fused=True
         )
         self._model_losses: dict[str, float] = {}
+
+    @property
+    def training_budget(self) -> int:
+        return self.certification.split.training_steps
 
     @property
     def rollout_length(self) -> int:
@@ -75,6 +83,8 @@ class M3PO(TrainingLoop):
             )
             self.data.follow(self.model.encoder)
         self.data_policy = self.policy.snapshot()
+        if self.agent.move_penalty is not None:
+            self.agent.move_penalty.follow(self.data_policy.network)
         self.agent.set_learning_rate(config.learning_rate_at(self.steps))
         self.add_rollouts(config.rollouts_per_step * config.rollout_interval)
 
@@ -103,6 +113,11 @@ class M3PO(TrainingLoop):
             starts = buffer.windows(indices)
             for step in model_steps(self.model, self.policy, starts, self.rollout_length, generator, self.terminated):
                 self.data.add(step)
+
+    def finish_epoch(self) -> dict[str, Any]:
+        moved = self.certification.limit(self.environment_buffer, self.steps)
+        self.steps += self.certification.reserve(self.training_steps, self.steps)
+        return moved | self.certification.report()
 
     def learned_metrics(self, means: Mapping[str, float]) -> dict[str, Any]:
         return {
@@ -138,18 +153,16 @@ class M3PO(TrainingLoop):
             "model": self.model.state_dict(),
             "model_optimiser": self.model_optimiser.state_dict(),
             **self.agent.state(),
-            "data_policy": {
-                "encoder": self.data_policy.encoder.state_dict(),
-                "network": self.data_policy.network.state_dict(),
-            },
+            "data_policy": self.data_policy.state_dict(),
+            **self.certification.state(),
         }
 
     def load_learned_state(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.model_optimiser.load_state_dict(state["model_optimiser"])
         self.agent.load_state(state)
-        self.data_policy.encoder.load_state_dict(state["data_policy"]["encoder"])
-        self.data_policy.network.load_state_dict(state["data_policy"]["network"])
+        self.data_policy.load_state_dict(state["data_policy"])
+        self.certification.load_state(state)
 
     def epoch_state(self) -> dict[str, Any]:
         # D_model does not outlive its epoch.

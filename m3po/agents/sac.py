@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from m3po.agents.policy_limit import MovePenalty
 from m3po.data.types import Transitions
 from m3po.networks.policy import GaussianPolicy, squashed_sample
 from m3po.networks.stacked import StackedMLP
@@ -106,6 +107,7 @@ class SoftActorCritic:
     Args:
         encoder: what the critics' loss trains beside the critics: the encoder that the features of batches carry
             gradients to; None when they carry none. One encoding per window serves all networks of an update.
+        move_penalty: what the policy pays for moving; None: nothing.
     """
 
     def __init__(
@@ -115,6 +117,7 @@ class SoftActorCritic:
         settings: SoftActorCriticSettings,
         initial_temperature: float,
         encoder: nn.Module | None = None,
+        move_penalty: MovePenalty | None = None,
     ) -> None:
         device = next(policy.parameters()).device
         self.policy = policy
@@ -123,6 +126,7 @@ class SoftActorCritic:
         self.target_critics = copy.deepcopy(critics).requires_grad_(False)
         self.log_temperature = torch.full((), initial_temperature, device=device).log().requires_grad_()
         self.settings = settings
+        self.move_penalty = move_penalty
         encoded_by = [] if encoder is None else list(encoder.parameters())
         # Adam treats every element on its own, so one optimiser serves policy and temperature.
         self.policy_optimiser = self._adam([*policy.parameters(), self.log_temperature])
@@ -154,6 +158,8 @@ class SoftActorCritic:
         loss_pi, mean_log_density = policy_loss(
             self.policy, self.critics, batch.features.detach(), temperature, noise[1]
         )
+        if self.move_penalty is not None:
+            loss_pi = loss_pi + self.move_penalty(self.policy, batch.features.detach())
         self.policy_optimiser.zero_grad()
         if settings.target_entropy is None:
             loss_pi.backward()
@@ -199,6 +205,7 @@ class SoftActorCritic:
             "networks": {name: module.state_dict() for name, module in self.modules().items()},
             "optimisers": {name: optimiser.state_dict() for name, optimiser in self.optimisers().items()},
             "log_temperature": self.log_temperature.detach(),
+            **({} if self.move_penalty is None else {"move_penalty": self.move_penalty.state()}),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -209,3 +216,5 @@ class SoftActorCritic:
             optimiser.load_state_dict(state["optimisers"][name])
         with torch.no_grad():
             self.log_temperature.copy_(state["log_temperature"])
+        if self.move_penalty is not None:
+            self.move_penalty.load_state(state["move_penalty"])

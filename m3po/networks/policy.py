@@ -124,6 +124,15 @@ class HistoryPolicy(EncodedPolicy[ContextEncoder]):
         """A copy that later training leaves alone."""
         return HistoryPolicy(copy.deepcopy(self.encoder), copy.deepcopy(self.network))
 
+    def state_dict(self) -> dict[str, dict[str, Tensor]]:
+        """What a checkpoint stores."""
+        return {"encoder": self.encoder.state_dict(), "network": self.network.state_dict()}
+
+    def load_state_dict(self, state: dict[str, dict[str, Tensor]]) -> None:
+        """Inverse of ``state_dict``."""
+        self.encoder.load_state_dict(state["encoder"])
+        self.network.load_state_dict(state["network"])
+
     @torch.no_grad()
     def distribution(self, windows: Windows) -> tuple[Tensor, Tensor]:
         """N windows -> mean [N, A] and log_std [N, A] of the Gaussian before tanh."""
