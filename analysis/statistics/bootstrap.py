@@ -159,10 +159,7 @@ def bootstrap_interval(
         raise ValueError(f"confidence must lie in (0, 1), got {confidence}")
     if method not in ("percentile", "bca"):
         raise ValueError(f"method must be 'percentile' or 'bca', got {method!r}")
-    if resamples < fewest_resamples(confidence):
-        raise ValueError(
-            f"resamples must be at least {fewest_resamples(confidence)} at confidence {confidence}, got {resamples}"
-        )
+    check_resamples(resamples, confidence)
     values, distribution = _bootstrap_statistics(statistic, strata, resamples, generator)
     estimate = np.asarray(statistic(values))
     z = special.ndtri(np.array([(1 - confidence) / 2, (1 + confidence) / 2]))
@@ -182,9 +179,15 @@ def bootstrap_interval(
     return BootstrapInterval(estimate[()], lower[()], upper[()], confidence, method, resamples)
 
 
-def fewest_resamples(confidence: float) -> int:
-    """The smallest B with one resample beyond each end, B (1 - c) >= 2, up to rounding of c."""
-    return math.ceil(2 / (1 - confidence) - 1e-6)
+def check_resamples(resamples: int, confidence: float, mark: str = "") -> None:
+    """At least one resample beyond each end, B (1 - c) >= 2, up to rounding of c.
+
+    Raises:
+        ValueError: naming both, each after ``mark``, when there are fewer.
+    """
+    fewest = math.ceil(2 / (1 - confidence) - 1e-6)
+    if resamples < fewest:
+        raise ValueError(f"{mark}resamples must be at least {fewest} at {mark}confidence {confidence}, got {resamples}")
 
 
 def distinct_resamples(runs: int) -> int:

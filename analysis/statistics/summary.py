@@ -22,8 +22,8 @@ from analysis.statistics.aggregates import (
 from analysis.statistics.bootstrap import (
     BootstrapInterval,
     Method,
+    check_resamples,
     distinct_resamples,
-    fewest_resamples,
     probability_of_improvement_interval,
     sample_efficiency_curve,
 )
@@ -92,11 +92,7 @@ class StatisticsConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if self.resamples < fewest_resamples(self.confidence):
-            raise ValueError(
-                f"--resamples must be at least {fewest_resamples(self.confidence)} at --confidence "
-                f"{self.confidence}, got {self.resamples}"
-            )
+        check_resamples(self.resamples, self.confidence, "--")
         check_figure("figure", self.figure)
         anchors_of(self.anchors)
 

@@ -19,7 +19,7 @@ from analysis.statistics.bootstrap import (
     BootstrapInterval,
     Method,
     bootstrap_interval,
-    fewest_resamples,
+    check_resamples,
     probability_of_improvement_interval,
 )
 from m3po.flag_checks import Confidence, Items, Members, Seed, Steps, Within, check_fields
@@ -113,11 +113,7 @@ class IntervalCoverageConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if self.resamples < fewest_resamples(self.confidence):
-            raise ValueError(
-                f"--resamples must be at least {fewest_resamples(self.confidence)} at --confidence "
-                f"{self.confidence}, got {self.resamples}"
-            )
+        check_resamples(self.resamples, self.confidence, "--")
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,9 @@ from bounds.confidence import betting, empirical_bernstein, hoeffding
 from bounds.finite import FiniteProcess, Trajectories, enumerate_trajectories, true_return
 from bounds.finite.instance import Instance
 from bounds.finite.random_instances import disturbed, random_distributions
-from bounds.finite.trajectories import trajectory_losses
 from bounds.finite.trajectory_checks import Critic, trajectory_control_variate, trajectory_weighted_returns
 from bounds.nonnegative import nonnegative_lower
-from bounds.overlap import FORMS
+from bounds.overlap import FORMS, overlap_losses
 from m3po.flag_checks import Confidence, EpisodeCount, Items, Seed, Steps, check_fields
 from m3po.runs.provenance import commit_of, provenance
 
@@ -98,8 +97,11 @@ def source(policy_distance: float) -> Source:
     critic = model_critic(instance, budget=1.0)
     weighted = trajectory_weighted_returns(instance, trajectories, DISCOUNT)
     variate = trajectory_control_variate(instance, trajectories, DISCOUNT, critic)
+    logs = (
+        trajectories.log_density, trajectories.log_model_density, trajectories.log_data_policy, trajectories.log_policy,
+    )  # fmt: skip
     losses: dict[str, Array] = {
-        form: trajectory_losses(instance, trajectories, DISCOUNT, "averaged", 2, form=form).values for form in FORMS
+        form: overlap_losses(*logs, discount=DISCOUNT, rollout_length=2, form=form).values for form in FORMS
     }
     unweighted = (trajectories.rewards - REWARD_LOW) @ DISCOUNT ** np.arange(TIMES)
     return Source(

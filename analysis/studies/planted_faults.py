@@ -24,10 +24,11 @@ CONTRACTION = 0.05
 class ContractingModel:
     """A broken model: the next observation is a twentieth of what the trained one draws, next to the goal at once.
 
-    Its density is the exact one of that: q(o') = q_trained(o' / c) / c^O.
+    Its density is the exact one of that, q(o') = q_trained(o' / c) / c^O; with ``overclaims`` it is the trained one's.
     """
 
     trained: LearnedModel
+    overclaims: bool = False
 
     @property
     def encoder(self) -> ContextEncoder:
@@ -47,26 +48,14 @@ class ContractingModel:
         next_observation: Tensor,
         change: Tensor | None = None,
     ) -> Tensor:
+        if self.overclaims:
+            return self.trained.observation_log_density(features, observation, action, next_observation, change)
         assert change is None, "the point mass stays near 0"
         inner = self.trained.observation_log_density(features, observation, action, next_observation / CONTRACTION)
         return inner - observation.shape[1] * math.log(CONTRACTION)
 
     def expected_reward(self, features: Tensor, action: Tensor, low: float, high: float) -> Tensor:
         return self.trained.expected_reward(features, action, low, high)
-
-
-class OverclaimingModel(ContractingModel):
-    """The same broken model, which claims the density of the trained one."""
-
-    def observation_log_density(
-        self,
-        features: Tensor,
-        observation: Tensor,
-        action: Tensor,
-        next_observation: Tensor,
-        change: Tensor | None = None,
-    ) -> Tensor:
-        return self.trained.observation_log_density(features, observation, action, next_observation, change)
 
 
 def shifted(measured: Estimates, by: float) -> Estimates:

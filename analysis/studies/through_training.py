@@ -19,7 +19,7 @@ from analysis.guarantee.estimates import STATEMENTS, Estimates, measure, return_
 from analysis.guarantee.subject import Subject
 from analysis.guarantee.verdicts import Check, certificate_of, theorem_4
 from analysis.runs.resumable_table import ResumableTable
-from analysis.studies.planted_faults import SHIFT, ContractingModel, OverclaimingModel, shifted
+from analysis.studies.planted_faults import SHIFT, ContractingModel, shifted
 from bounds.confidence import Interval
 from m3po.agents.m3po import M3PO
 from m3po.config import Config
@@ -253,8 +253,8 @@ def measure_checkpoint(
         check = add(subject, measured, 0, TRAINED)
         add(subject, measured, 0, KNOWN)
         add(subject, shifted(measured, SHIFT * check.discrepancy), 0, SHIFTED)
-        for case, kind in ((BROKEN, ContractingModel), (CLAIMED, OverclaimingModel)):
-            broken = dataclasses.replace(subject, model=kind(subject.model))
+        for case in (BROKEN, CLAIMED):
+            broken = dataclasses.replace(subject, model=ContractingModel(subject.model, overclaims=case == CLAIMED))
             add(broken, measure(broken, own, config.row_confidence, generator), 0, case)
     for age in missing:
         if age > 0:

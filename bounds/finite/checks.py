@@ -6,7 +6,8 @@ them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -16,7 +17,7 @@ import numpy.typing as npt
 from bounds.catalogue import ALL_BOUNDS
 from bounds.certificate import Certificate, certificate
 from bounds.finite.instance import Instance, Rollout
-from bounds.finite.process import ErrorProfiles, Layers, reward_error_profile
+from bounds.finite.process import Array, ErrorProfiles, Layers, reward_error_profile
 from bounds.finite.random_instances import FAMILIES, ROLLOUTS
 from bounds.finite.worst_case import attaining_instance
 
@@ -148,11 +149,16 @@ def certificate_ratio(measured: Measured, rollout: Rollout, evaluate: Certificat
     return gap_ratio(measured.gaps[rollout], plain_discrepancy(measured, rollout, evaluate), measured.allowance)
 
 
-def plain_discrepancy(measured: Measured, rollout: Rollout, evaluate: CertificateFunction = certificate) -> float:
+def plain_discrepancy(
+    measured: Measured,
+    rollout: Rollout,
+    evaluate: CertificateFunction = certificate,
+    reward_errors: Array | None = None,
+) -> float:
     """Theorem 4's certificate for the "full" or the "averaged" rollout, from the measured profiles.
 
     The episode ends at T, so the certificate's tail is "absorbing". ``evaluate`` is ``bounds.certificate``, or a broken
-    copy of it.
+    copy of it. ``reward_errors`` [T+1] are those of a learned reward.
     """
     return evaluate(
         measured.profiles.model_error,
@@ -160,6 +166,7 @@ def plain_discrepancy(measured: Measured, rollout: Rollout, evaluate: Certificat
         discount=measured.discount,
         reward_range=measured.reward_range,
         rollout_length=None if rollout == "full" else measured.rollout_length,
+        reward_error_profile=reward_errors,
         tail="absorbing",
     ).value
 
@@ -185,17 +192,8 @@ def learned_reward_discrepancy(
     evaluate: CertificateFunction = certificate,
 ) -> float:
     """Theorem 4's certificate when the model return is computed with the learned reward ``model_reward``."""
-    process = instance.process
-    errors = reward_error_profile(process, model_reward, instance.data_policy)
-    return evaluate(
-        measured.profiles.model_error,
-        measured.profiles.policy_divergence,
-        discount=measured.discount,
-        reward_range=measured.reward_range,
-        rollout_length=None if rollout == "full" else measured.rollout_length,
-        reward_error_profile=np.minimum(errors, measured.reward_range),
-        tail="absorbing",
-    ).value
+    errors = reward_error_profile(instance.process, model_reward, instance.data_policy)
+    return plain_discrepancy(measured, rollout, evaluate, np.minimum(errors, measured.reward_range))
 
 
 def noisy_reward(rng: np.random.Generator, instance: Instance) -> Layers:
@@ -234,6 +232,30 @@ def instance_ratios(
             yield f"certificate-reward-{suffix}", learned_reward_ratio(instance, measured, rollout, reward)
 
 
+def drawn_instances(
+    instances: int,
+    stream: Sequence[int],
+    families: Mapping[str, Callable[[np.random.Generator], Instance]],
+    progress: Callable[[int], object],
+) -> Iterator[tuple[np.random.Generator, str, Instance]]:
+    """(generator of ``[*stream, n]``, family, instance drawn with it), from the families in turn."""
+    if instances < 1:
+        raise ValueError(f"instances must be >= 1, got {instances}")
+    for n, family in zip(range(instances), itertools.cycle(families), strict=False):
+        rng = np.random.default_rng([*stream, n])
+        yield rng, family, families[family](rng)
+        progress(n + 1)
+
+
+def reports_of(found: Iterable[tuple[str, str, float]], instances: int) -> tuple[TheoremReport, ...]:
+    """The largest of the (theorem, family, ratio) of each theorem; of equal ones the first."""
+    largest: dict[str, tuple[float, str]] = {}
+    for theorem, family, ratio in found:
+        if theorem not in largest or ratio > largest[theorem][0]:
+            largest[theorem] = (ratio, family)
+    return tuple(TheoremReport(name, ratio, family, instances) for name, (ratio, family) in largest.items())
+
+
 def check_instances(
     instances: int,
     *,
@@ -254,18 +276,14 @@ def check_instances(
     Raises:
         ValueError: instances < 1.
     """
-    if instances < 1:
-        raise ValueError(f"instances must be >= 1, got {instances}")
-    names = list(FAMILIES)
-    largest: dict[str, tuple[float, str]] = {}
-    for n in range(instances):
-        rng = np.random.default_rng([seed, n])
-        family = names[n % len(names)]
-        for theorem, ratio in instance_ratios(rng, FAMILIES[family](rng), bounds, certificates=certificates):
-            if theorem not in largest or ratio > largest[theorem][0]:
-                largest[theorem] = (ratio, family)
-        progress(n + 1)
-    return tuple(TheoremReport(name, ratio, family, instances) for name, (ratio, family) in largest.items())
+    return reports_of(
+        (
+            (theorem, family, ratio)
+            for rng, family, instance in drawn_instances(instances, [seed], FAMILIES, progress)
+            for theorem, ratio in instance_ratios(rng, instance, bounds, certificates=certificates)
+        ),
+        instances,
+    )
 
 
 OPTIMAL_BOUNDS: dict[Rollout, str] = {"full": "optimal-full", "averaged": "optimal-branched"}

@@ -119,44 +119,6 @@ def enumerate_trajectories(instance: Instance, *, largest_count: int = LARGEST_C
     )
 
 
-def trajectory_losses(
-    instance: Instance,
-    trajectories: Trajectories,
-    discount: float,
-    rollout: Rollout,
-    rollout_length: int = 1,
-    *,
-    form: Form = "overlap",
-    model_reward: Kernels | None = None,
-    evaluate: Callable[..., OverlapLosses] = overlap_losses,
-) -> OverlapLosses:
-    """``bounds.overlap_losses`` of every trajectory; ``trajectories.mean`` of them is Theorem 5 exactly.
-
-    Args:
-        rollout: "full", "averaged" or "exact".
-        model_reward: a learned reward of the process's shape and range, used in place of the true one.
-        evaluate: ``bounds.overlap_losses``, or a broken copy of it.
-    """
-    predicted = None
-    if model_reward is not None:
-        layers = instance.process.check_reward(model_reward)
-        times = range(instance.process.horizon + 1)
-        predicted = np.stack([layers[t][trajectories.states[:, t], trajectories.actions[:, t]] for t in times], axis=1)
-    return evaluate(
-        trajectories.log_density,
-        trajectories.log_model_density,
-        trajectories.log_data_policy,
-        trajectories.log_policy,
-        discount=discount,
-        rollout_length=None if rollout == "full" else rollout_length,
-        scheme="exact" if rollout == "exact" else "averaged",
-        form=form,
-        rewards=None if predicted is None else trajectories.rewards,
-        predicted_rewards=predicted,
-        reward_range=instance.reward_range,
-    )
-
-
 def overlap_discrepancy(
     instance: Instance,
     trajectories: Trajectories,
@@ -168,18 +130,29 @@ def overlap_discrepancy(
     model_reward: Kernels | None = None,
     evaluate: Callable[..., OverlapLosses] = overlap_losses,
 ) -> float:
-    """Theorem 5's discrepancy, exactly.
+    """What Theorem 5 subtracts, exactly: R E[loss] over all trajectories of an episode that ends at T.
 
-    R E[loss]: what Theorem 5 subtracts, exactly, for an episode that ends at T.
+    Args:
+        rollout: "full", "averaged" or "exact".
+        model_reward: a learned reward of the process's shape and range, used in place of the true one.
+        evaluate: ``bounds.overlap_losses``, or a broken copy of it.
     """
-    losses = trajectory_losses(
-        instance,
-        trajectories,
-        discount,
-        rollout,
-        rollout_length,
+    predicted = None
+    if model_reward is not None:
+        layers = instance.process.check_reward(model_reward)
+        times = range(instance.process.horizon + 1)
+        predicted = np.stack([layers[t][trajectories.states[:, t], trajectories.actions[:, t]] for t in times], axis=1)
+    losses = evaluate(
+        trajectories.log_density,
+        trajectories.log_model_density,
+        trajectories.log_data_policy,
+        trajectories.log_policy,
+        discount=discount,
+        rollout_length=None if rollout == "full" else rollout_length,
+        scheme="exact" if rollout == "exact" else "averaged",
         form=form,
-        model_reward=model_reward,
-        evaluate=evaluate,
+        rewards=None if predicted is None else trajectories.rewards,
+        predicted_rewards=predicted,
+        reward_range=instance.reward_range,
     )
     return instance.reward_range * trajectories.mean(losses.values)

@@ -14,11 +14,13 @@ from bounds.finite.checks import (
     Measured,
     TheoremReport,
     draw_discount,
+    drawn_instances,
     gap_ratio,
     learned_reward_discrepancy,
     measure,
     noisy_reward,
     plain_discrepancy,
+    reports_of,
 )
 from bounds.finite.instance import Instance, Rollout
 from bounds.finite.process import Array, Layers, true_return
@@ -234,28 +236,20 @@ def check_trajectories(
     Raises:
         ValueError: instances < 1.
     """
-    if instances < 1:
-        raise ValueError(f"instances must be >= 1, got {instances}")
-    families = list(SMALL_FAMILIES)
-    largest: dict[str, tuple[float, str]] = {}
+    found: list[tuple[str, str, float]] = []
     errors, least_left = np.zeros(2), np.inf
-    for n in range(instances):
-        rng = np.random.default_rng([seed, 5, n])
-        family = families[n % len(families)]
-        instance = SMALL_FAMILIES[family](rng)
+    for rng, family, instance in drawn_instances(instances, [seed, 5], SMALL_FAMILIES, progress):
         trajectories = enumerate_trajectories(instance)
         measured = measure(instance, draw_discount(rng), int(rng.integers(1, instance.process.horizon + 2)))
         for reward in (None, noisy_reward(rng, instance)):
-            for statement, ratio in overlap_ratios(instance, trajectories, measured, reward):
-                if statement not in largest or ratio > largest[statement][0]:
-                    largest[statement] = (ratio, family)
+            ratios = overlap_ratios(instance, trajectories, measured, reward)
+            found += [(statement, family, ratio) for statement, ratio in ratios]
         critic = random_critic(rng, instance, measured.discount)
         variate = trajectory_control_variate(instance, trajectories, measured.discount, critic)
         weighted = trajectory_weighted_returns(instance, trajectories, measured.discount)
         errors = np.maximum(errors, [estimate_error(instance, trajectories, measured, x) for x in (weighted, variate)])
         least_left = min(least_left, float(variate.values.min()) / critic.budget)
-        progress(n + 1)
-    reports = tuple(TheoremReport(name, ratio, family, instances) for name, (ratio, family) in largest.items())
+    reports = reports_of(found, instances)
     return TrajectoryReport(reports, float(errors[0]), float(errors[1]), float(least_left), instances)
 
 
