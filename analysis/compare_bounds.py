@@ -29,7 +29,7 @@ def _aligned(values: Sequence[float]) -> list[str]:
     return [f"{whole:>{left}}{fraction:<{right}}" for whole, fraction in zip(wholes, fractions, strict=True)]
 
 
-def table(comparison: Comparison) -> str:
+def text(comparison: Comparison) -> str:
     """The comparison as text; a full-model bound has one line, because k does not matter to it."""
     config, trivial = comparison.config, comparison.trivial
     lengths = sorted(set(config.rollout_lengths))
@@ -85,7 +85,7 @@ def main(config: CompareConfig) -> int:
     if config.figure is not None:
         output = Output("figure", config.figure, mark_of("analysis.compare_bounds"), config.overwrite).check()
     comparison = compare(config)
-    print(json_of(comparison.as_dict()) if config.as_json else table(comparison))
+    print(json_of(comparison.as_dict()) if config.as_json else text(comparison))
     if output is not None:
         write_figure(config, output)
         print(f"figure written to {output.shown}", file=sys.stderr)

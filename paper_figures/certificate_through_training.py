@@ -92,11 +92,6 @@ def load(data: Path = DATA) -> ThroughTraining:
     return ThroughTraining(seeds, own, aged, DIVERGENCES, np.array(shares), least)
 
 
-def half_gone(shown: ThroughTraining) -> float:
-    """The constant divergence per step at which the policy part alone is half of the trivial gap."""
-    return float(np.exp(np.interp(0.5, shown.policy_share, np.log(shown.divergences))))
-
-
 def draw(axes: Sequence[Axes], shown: ThroughTraining) -> None:
     """Left: returns and what is guaranteed. Middle: the certificate. Right: against how far the policy moved."""
     returns, shares, movement = axes

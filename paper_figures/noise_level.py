@@ -8,7 +8,8 @@ Two tables, resumable; the trainings are shared:
         --equal --samples 20000 --training-steps 2000 --episodes 200 --model-updates 3000
 
 How the return of a policy that can run suffers was measured apart, by 12 episodes of 200 steps of the deterministic
-policy of a training of 20,000 real steps without noise (m3po/HalfCheetahFwdBwd-v0, seed 1).
+policy of a training of 20,000 real steps without noise (m3po/HalfCheetahFwdBwd-v0, seed 1); noise_level_runner.csv has
+the noise in standard deviations, the mean return and its standard error.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import numpy as np
 from analysis.drawing.style import INK, TRIVIAL_COLOUR
 from analysis.runs.resumable_table import read_rows
 from analysis.studies.noise_level import KINDS, NoiseRow
+from bounds.bound import FloatArray
 from paper_figures.command import run_figure
 
 if TYPE_CHECKING:
@@ -30,8 +32,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DATA = tuple(Path(__file__).parent / "data" / f"noise_level_{samples}.csv" for samples in (5000, 20000))
-# Noise in standard deviations, mean return and its standard error.
-RUNNER = ((0.0, 486, 126), (0.01, 484, 131), (0.03, 481, 132), (0.1, 434, 126), (0.3, 73, 122), (1.0, 528, 555))
+RUNNER = DATA[0].with_name("noise_level_runner.csv")
 IMAGE = Path("docs/images/noise_level.png")
 IMAGES = {"out": IMAGE}
 COLOURS = {"scaled": "#0072b2", "equal": "#e69f00"}
@@ -62,8 +63,11 @@ def load(data: Sequence[Path] = DATA) -> tuple[Series, ...]:
     )
 
 
-def draw(axes: Sequence[Axes], series: Sequence[Series], runner: Sequence[tuple[float, float, float]]) -> None:
-    """Left: the certificate against the noise. Right: what the noise does to the return of a policy that can run."""
+def draw(axes: Sequence[Axes], series: Sequence[Series], runner: FloatArray) -> None:
+    """Left: the certificate against the noise. Right: what the noise does to the return of a policy that can run.
+
+    ``runner`` [N, 3]: the noise, 0 first, the mean return and its standard error.
+    """
     shares, returns = axes
     largest = max(each.samples for each in series)
     for each in series:
@@ -78,10 +82,10 @@ def draw(axes: Sequence[Axes], series: Sequence[Series], runner: Sequence[tuple[
     shares.set_ylim(0, 1.3)
     shares.set_title("certificate with confidence (k = 1, own data), of the trivial gap", loc="left", fontsize=9)
     shares.legend(loc="lower left", fontsize=7.5)
-    noises, means, errors = np.array([point for point in runner if point[0] > 0]).T
+    noises, means, errors = runner[1:].T
     returns.errorbar(noises, means, errors, fmt="o-", ms=4, color=COLOURS["scaled"], capsize=2, lw=1.4)
-    returns.axhline(runner[0][1], color=TRIVIAL_COLOUR, ls="--", lw=1)
-    returns.text(noises[0], runner[0][1] + 15, "without noise", color="#5a5a5a", fontsize=7.5, va="bottom")
+    returns.axhline(runner[0, 1], color=TRIVIAL_COLOUR, ls="--", lw=1)
+    returns.text(noises[0], runner[0, 1] + 15, "without noise", color="#5a5a5a", fontsize=7.5, va="bottom")
     returns.axhline(0, color=TRIVIAL_COLOUR, lw=0.8)
     returns.set_title("return of a policy that runs (200 steps, standard error)", loc="left", fontsize=9)
     for here in axes:
@@ -95,7 +99,7 @@ def figures() -> tuple[Figure]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9.0, 3.7), dpi=110, layout="constrained")
-    draw(figure.subplots(1, 2), load(), RUNNER)
+    draw(figure.subplots(1, 2), load(), np.loadtxt(RUNNER, delimiter=",", skiprows=1))
     return (figure,)
 
 

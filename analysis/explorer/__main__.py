@@ -31,7 +31,7 @@ PARTS = Path(__file__).parent / "assets"
 
 
 @dataclass(frozen=True)
-class Config:
+class ExplorerConfig:
     """Write the interactive explorer of the bounds: one HTML file that needs no network and no server."""
 
     out: Path = Path("explorer.html")
@@ -85,7 +85,7 @@ def _part(name: str) -> str:
     return (PARTS / name).read_text(encoding="utf-8")
 
 
-def main(config: Config) -> int:
+def main(config: ExplorerConfig) -> int:
     """Write the page; exit code 0."""
     output = Output("out", config.out, MARK, config.overwrite)
     output.write(page())
@@ -95,7 +95,7 @@ def main(config: Config) -> int:
 
 def command_line(arguments: Sequence[str] | None = None) -> None:
     """The command; ``arguments`` are the words after its name, ``sys.argv`` when None."""
-    run(main, Config, arguments, prog="python -m analysis.explorer")
+    run(main, ExplorerConfig, arguments, prog="python -m analysis.explorer")
 
 
 if __name__ == "__main__":

@@ -45,7 +45,6 @@ CLAIMED = "broken model, density claimed, known reward"
 
 CASES = (TRAINED, KNOWN, SHIFTED, BROKEN, CLAIMED)
 
-FLAGGED = (SHIFTED, CLAIMED)
 
 DEFAULT_AGES = (0, 1, 5, 25, 50, 100, 200, 500, 1000)
 

@@ -57,15 +57,3 @@ class KnownReward(Protocol):
     def reward(self, observation: Array, action: Array) -> Array:
         """r(o_t, a_t). Shapes [..., O], [..., A] -> [...]."""
         ...
-
-
-@runtime_checkable
-class PlanningReward(Protocol):
-    """An environment whose reward can be read, nearly, from what is observed before and after a step, in every task."""
-
-    def planning_reward(self, observation: Array, action: Array, next_observation: Array) -> Array:
-        """r(o_t, a_t, o_{t+1}), up to how the body moved within the step. Shapes [N, O], [N, A], [N, O] -> [N].
-
-        Actions are the policy's, in [-1, 1]^A.
-        """
-        ...

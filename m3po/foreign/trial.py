@@ -29,7 +29,7 @@ REFUTED = 20.0
 
 
 @dataclass(frozen=True)
-class Transitions:
+class TrialSteps:
     """Steps of the trial: o [N, O], a [N, A] in [-1, 1], r [N], o' [N, O] and the task that ruled each [N]."""
 
     observations: Array
@@ -128,8 +128,8 @@ class _Record:
         self.following.append(step.observation)
         self.tasks.append(task)
 
-    def transitions(self) -> Transitions:
-        return Transitions(
+    def transitions(self) -> TrialSteps:
+        return TrialSteps(
             np.array(self.observations),
             np.array(self.actions),
             np.array(self.rewards),
@@ -168,7 +168,7 @@ def _check_repeats(checked: CheckedEnvironment, first: Array, options: Mapping[s
         )
 
 
-def check_density(env_id: str, dynamics: CertifiableDynamics, steps: Transitions) -> None:
+def check_density(env_id: str, dynamics: CertifiableDynamics, steps: TrialSteps) -> None:
     """The density that is offered is not refuted by what happened: rewards in their range, and an e-value below e^20.
 
     Against log p(o' | task, o, a) bets a Gaussian fitted to o' - o of the first half of the steps, on the second: if p

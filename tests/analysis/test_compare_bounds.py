@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import bounds
-from analysis.compare_bounds import command_line, table
+from analysis.compare_bounds import command_line, text
 from analysis.drawing.style import BOUND_COLOURS, BOUND_LABELS, figure_style
 from analysis.theory.comparison import CompareConfig, certificate_of_constant_errors, compare, conclusion
 from analysis.theory.figures import draw
@@ -130,8 +130,8 @@ def test_the_certificate_lines_are_theorem_4_at_constant_errors() -> None:
     assert certificate_of_constant_errors(config, 5) == pytest.approx(branched, rel=1e-12)
     long = CompareConfig(discount=1 - 1e-9, model_error=1e-9, policy_divergence=1e-12)
     assert certificate_of_constant_errors(long, None) is None
-    assert "certificate *" not in table(compare(long))
-    assert "is left out" in table(compare(long))
+    assert "certificate *" not in text(compare(long))
+    assert "is left out" in text(compare(long))
 
 
 @pytest.mark.parametrize(
@@ -262,7 +262,7 @@ def test_the_figure_is_written_and_holds_every_bound(tmp_path: Path, capsys: pyt
 
 def test_it_starts_without_torch_and_matplotlib() -> None:
     probe = (
-        "import sys, analysis.compare_bounds as c; c.table(c.compare(c.CompareConfig(discount=0.9)));"
+        "import sys, analysis.compare_bounds as c; c.text(c.compare(c.CompareConfig(discount=0.9)));"
         "print(sorted({'torch', 'gymnasium', 'matplotlib'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)

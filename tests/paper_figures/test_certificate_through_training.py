@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from analysis.runs.resumable_table import read_rows
-from analysis.studies.through_training import CLAIMED, FLAGGED, SHIFTED, CertificateRow, sound
+from analysis.studies.through_training import CLAIMED, SHIFTED, CertificateRow, sound
 from paper_figures import certificate_through_training as figure
 
 
 def test_the_landed_rows_hold_at_every_checkpoint_end_below_half_and_flag_the_planted_faults() -> None:
     rows = read_rows(figure.DATA, CertificateRow)
     assert sound(rows)
-    flagged = {case: [row.verdict for row in rows if row.case == case].count("violated") for case in FLAGGED}
+    flagged = {case: [row.verdict for row in rows if row.case == case].count("violated") for case in (SHIFTED, CLAIMED)}
     assert flagged == {SHIFTED: 21, CLAIMED: 20}
     shown = figure.load()
     for own in shown.own.values():
@@ -29,9 +29,6 @@ def test_the_curve_is_what_a_constant_divergence_costs() -> None:
     for place in (0, 90, 180):
         lost = np.minimum(1.0, np.arange(1, figure.HORIZON + 1) * shown.divergences[place])
         assert shown.policy_share[place] == pytest.approx(powers @ lost / powers.sum(), rel=1e-12)
-    half = figure.half_gone(shown)
-    lost = np.minimum(1.0, np.arange(1, figure.HORIZON + 1) * half)
-    assert powers @ lost / powers.sum() == pytest.approx(0.5, abs=1e-3)
 
 
 def test_no_dot_lies_above_the_curve_by_more_than_its_other_parts() -> None:
