@@ -31,7 +31,8 @@ def text(found: Guarantee | Uncertifiable) -> str:
         f"gamma = {found.returns.discount}, horizon {horizon}",
     ]
     if isinstance(found, Uncertifiable):
-        return "\n".join([*lines, f"verdict: {found.verdict} ({found.reason})", *surrogates_text(found.surrogates)])
+        lines += [f"verdict: {found.verdict} ({found.reason})", *surrogates_text(found.surrogates)]
+        return "\n".join([*lines, *found.alone.lines()])
     lines += [
         f"{found.episodes} fresh episodes per policy; all intervals of a data policy hold together with "
         + f"probability {found.confidence}",
@@ -59,6 +60,7 @@ def text(found: Guarantee | Uncertifiable) -> str:
         "",
         f"* vacuous: not below 99% of the gap that any model at all can have ({found.trivial:.3f} here)",
         found.conclusion(),
+        *found.alone.lines(),
     ]
     return "\n".join(lines)
 

@@ -13,7 +13,7 @@ from bounds.off_policy import (
     importance_weighted_returns,
 )
 from bounds.overlap import OverlapCertificate, OverlapLosses, overlap_certificate, overlap_losses
-from bounds.return_bounds import CriticValues, LowerBound, model_lower_bound, return_lower_bounds
+from bounds.return_bounds import CriticValues, LowerBound, episodes_for_width, model_lower_bound, return_lower_bounds
 
 __all__ = [
     "ALL_BOUNDS",
@@ -30,6 +30,7 @@ __all__ = [
     "control_variate_returns",
     "critic_mean_of_draws",
     "effective_sample_sizes",
+    "episodes_for_width",
     "get",
     "importance_weighted_returns",
     "linear_weights",

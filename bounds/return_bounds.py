@@ -83,6 +83,28 @@ def default_budget(episodes: int, returns_range: float, *, own: bool) -> float:
     return returns_range * (0.03 if own else float(np.clip(episodes / 600, 0.1, 5.0)))
 
 
+def episodes_for_width(standard_deviation: float, width: float, confidence: float = 0.95) -> int:
+    """About how many of a policy's own episodes put the lower end of the mean return ``width`` below their mean.
+
+    n = 2 sigma^2 log(1/delta)/width^2, the leading term of such intervals; betting mostly needs somewhat fewer.
+
+    Args:
+        standard_deviation: sigma > 0, of one episode's return.
+        width: > 0, in the same units.
+        confidence: 1 - delta in (0, 1).
+
+    Raises:
+        ValueError: an argument out of its range.
+    """
+    if not (0 < standard_deviation < np.inf and 0 < width < np.inf):
+        raise ValueError(
+            f"standard_deviation and width must be positive and finite, got {standard_deviation} and {width}"
+        )
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be in (0, 1), got {confidence}")
+    return int(np.ceil(-2 * (standard_deviation / width) ** 2 * np.log1p(-confidence)))
+
+
 def return_lower_bounds(
     rewards: npt.ArrayLike,
     log_policy: npt.ArrayLike | None = None,

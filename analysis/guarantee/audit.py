@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from analysis.guarantee.estimates import STATEMENTS, measure, return_interval
 from analysis.guarantee.guarantee import Audit, Guarantee, Uncertifiable
+from analysis.guarantee.returns_alone import ReturnsAlone
 from analysis.guarantee.subject import Subject
 from analysis.guarantee.surrogates import surrogates
 from analysis.guarantee.verdicts import Verdicts, verdicts_of
@@ -73,24 +74,25 @@ def audit(config: CheckConfig) -> Guarantee | Uncertifiable:
     generator = torch_generator(Purpose.GUARANTEE, config.seed)
     own, certifiable = subject.on_own_data(), subject.dynamics is not None
     judged = (own, subject) if certifiable else (own,)  # surrogates speak of the policy on its own data
-    looked_at = Audit(
-        run_dir=str(shown(config.run_dir)),
-        env_id=subject.env_id,
-        steps=subject.steps,
-        complete=RunDirectory.read(config.run_dir).complete,
-        rollout_length=subject.rollout_length,
-        episodes=config.episodes,
-        confidence=config.confidence,
-        candidates=config.candidates,
-        seed=config.seed,
-        returns=subject.returns,
-    )
     quiet = config.as_json and not sys.stderr.isatty()
     with tqdm(total=2 * len(judged), desc="measuring", file=sys.stderr, disable=quiet) as progress:
         episodes: list[Trajectories] = []
         for each, seed in zip(judged, seeds, strict=False):
             episodes.append(each.episodes(config.episodes, seed=seed, generator=generator))
             progress.update()
+        looked_at = Audit(
+            run_dir=str(shown(config.run_dir)),
+            env_id=subject.env_id,
+            steps=subject.steps,
+            complete=RunDirectory.read(config.run_dir).complete,
+            rollout_length=subject.rollout_length,
+            episodes=config.episodes,
+            confidence=config.confidence,
+            candidates=config.candidates,
+            seed=config.seed,
+            returns=subject.returns,
+            alone=ReturnsAlone.of(own, episodes[0], shared),
+        )
         if not certifiable:
             found = surrogates(own, episodes[0], generator, shared)
             progress.update()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from analysis.diagnostics.intervals import Ends
+from analysis.guarantee.returns_alone import ReturnsAlone
 from analysis.guarantee.subject import ReturnRange
 from analysis.guarantee.verdicts import Check, Verdict, Verdicts
 from bounds.confidence import Interval
@@ -28,6 +29,7 @@ class Audit:
         candidates: how many models or policies it is shared between.
         seed: of the fresh episodes.
         returns: the discounted returns that there can be.
+        alone: what real returns say without the model.
     """
 
     run_dir: str
@@ -40,6 +42,7 @@ class Audit:
     candidates: int
     seed: int
     returns: ReturnRange
+    alone: ReturnsAlone
 
     @property
     def verdict(self) -> Verdict:
@@ -60,6 +63,7 @@ class Audit:
             "confidence": self.confidence,
             "candidates": self.candidates,
             "seed": self.seed,
+            "without_a_model": self.alone.record(),
         }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 
 from m3po.agents.m3po import M3PO
+from m3po.agents.reserved_episodes import ReservedEpisodes
 from m3po.agents.rollout import Terminated
 from m3po.agents.training import restored
 from m3po.envs.protocol import CertifiableDynamics
@@ -43,6 +45,11 @@ class ReturnRange:
     def reward_range(self) -> float:
         """R = r_hi - r_lo."""
         return self.reward_high - self.reward_low
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the environment names a range of rewards."""
+        return math.isfinite(self.reward_low) and math.isfinite(self.reward_high)
 
     @property
     def lowest(self) -> float:
@@ -89,6 +96,7 @@ class Subject:
         rollout_length: k of the branched rollouts.
         env_id, options: what the environment is built from.
         steps: real steps behind the model.
+        reserved: episodes of its policies of which the run learned nothing; None where there are none.
     """
 
     model: LearnedModel
@@ -105,6 +113,7 @@ class Subject:
     env_id: str
     options: Mapping[str, Any]
     steps: int
+    reserved: ReservedEpisodes | None = None
 
     @staticmethod
     def restored(run_dir: Path, *, trust_env: bool = False) -> Subject:
@@ -148,6 +157,7 @@ class Subject:
             env_id=training.config.env_id,
             options=training.options,
             steps=training.steps,
+            reserved=training.certification.reserved if training.certification.reserved.count > 0 else None,
         )
 
     @property

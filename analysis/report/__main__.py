@@ -123,7 +123,9 @@ def main(config: ReportConfig) -> int:
         trust_env=config.trust_env,
     )
     answer, written = answer_of(found), page(found)
-    print(f"{answer.headline}. {' '.join(Markup(each).striptags() for each in answer.sentences)}")
+    print(
+        f"{answer.headline}. {' '.join(Markup(each).striptags() for each in (*answer.sentences, answer.more))}".rstrip()
+    )
     out.write(written)
     print(f"page: {out.shown}", file=sys.stderr)
     return 1 if answer.kind == "violated" else 0

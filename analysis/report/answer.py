@@ -34,6 +34,7 @@ class Answer:
         marks: label, value as text, and what to draw on the common axis: low and high ends of a band and a point, each
             None where there is none.
         axis: the ends of the axis; None when there is nothing to draw.
+        more: what is certain without the model, and what would make it more; below the axis, empty where nothing.
     """
 
     kind: Kind
@@ -41,6 +42,7 @@ class Answer:
     sentences: list[str]
     marks: list[Mark] = dataclasses.field(default_factory=list)
     axis: tuple[float, float] | None = None
+    more: str = ""
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,27 @@ def surrogate_answer(found: Uncertifiable) -> Answer:
             measured_mark(measured),
         ],
         (min(ends) - margin, max(ends) + margin),
+        alone_sentence(found),
     )
+
+
+def alone_sentence(found: Guarantee | Uncertifiable) -> str:
+    """What real returns guarantee without the model, and what would make it more; empty where nothing."""
+    alone, sentences = found.alone, []
+    reserved = alone.reserved
+    if reserved is not None and reserved.value > reserved.trivial:
+        sentences.append(
+            f"Before any fresh episode, those that the run reserved already guarantee at least {shown(reserved.value)}."
+        )
+    if alone.fresh is not None:
+        sentences.append(
+            f"Without the model, the returns of the {alone.episodes} fresh episodes alone guarantee at least "
+            f"{shown(alone.fresh)} (each by itself with {alone.confidence:.0%} confidence)."
+        )
+        needed = alone.episodes_for(0.05)
+        if needed is not None:
+            sentences.append(f"About {needed:,} fresh episodes bring that within 5% of the return.")
+    return " ".join(sentences)
 
 
 def certificate_answer(found: Guarantee) -> Answer:
@@ -184,6 +206,7 @@ def certificate_answer(found: Guarantee) -> Answer:
             Mark("possible", "Possible at all", f"{shown(lowest)} to {shown(highest)}", lowest, highest),
         ],
         (lowest, highest),
+        "" if kind == "violated" else alone_sentence(found),
     )
 
 

@@ -185,7 +185,11 @@ class RunDirectory:
             self._held.lock = files.Lock(self.path)
         except files.HeldError as error:
             raise ValueError(f"another process is training in {self.path}") from error
-        for partial in self.path.glob(f"*{files.PARTIAL}"):  # of a process that was killed
+        self._remove_partial_files()
+
+    def _remove_partial_files(self) -> None:
+        """Of a process that was killed, or that could not remove its own."""
+        for partial in self.path.glob(f"*{files.PARTIAL}"):
             partial.unlink(missing_ok=True)
 
     def _replace(self, name: str, data: bytes) -> None:
@@ -233,6 +237,7 @@ class RunDirectory:
             "rows": len(rows),
             "metrics_sha256": digest,
         }
+        self._remove_partial_files()
         self._replace("COMPLETE", json.dumps(record).encode() + b"\n")
 
     def append_metrics(self, row: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ from analysis.diagnostics.intervals import Ends
 from analysis.guarantee.audit import CheckConfig, audit, check
 from analysis.guarantee.estimates import Estimates
 from analysis.guarantee.guarantee import Guarantee, Uncertifiable
+from analysis.guarantee.returns_alone import ReturnsAlone
 from analysis.guarantee.subject import ReturnRange
 from analysis.guarantee.verdicts import Check, Verdict, Verdicts
 from analysis.report import __main__
@@ -140,7 +141,7 @@ def synthetic(verdict: Verdict, discrepancy: float, *, vacuous: bool = False, me
     return Guarantee(
         run_dir="none", env_id="none", steps=0, complete=True, rollout_length=1, episodes=50, confidence=0.95,
         candidates=1, seed=0, returns=ReturnRange(0.95, 100, -0.1, 1.0), true_return=interval(measured), own=verdicts,
-        previous=verdicts,
+        previous=verdicts, alone=ReturnsAlone(0.95, None, 0, measured - 0.3, 50, measured, 1.5),
     )  # fmt: skip
 
 
@@ -158,6 +159,7 @@ def synthetic(verdict: Verdict, discrepancy: float, *, vacuous: bool = False, me
 def test_every_kind_of_answer(guarantee: Guarantee, kind: str, headline: str):
     answer = certificate_answer(guarantee)
     assert (answer.kind, answer.headline) == (kind, headline)
+    assert ("fresh episodes alone guarantee at least 8.70" in answer.more) == (kind != "violated")
     line = part("macros.html", "number_line", number_line(answer))
     assert f'class="line {kind}"' in line
     assert ("at least 5.50" in line) == (guarantee.certificate.discrepancy == 4.0)

@@ -11,7 +11,7 @@ from scipy import stats
 
 from bounds import CriticValues, LowerBound, model_lower_bound, overlap_losses, return_lower_bounds
 from bounds.confidence import betting
-from bounds.return_bounds import default_budget
+from bounds.return_bounds import default_budget, episodes_for_width
 
 ARGUMENTS: dict[str, Any] = {"discount": 0.5, "reward_low": -1.0, "reward_high": 1.0}
 
@@ -175,3 +175,29 @@ def test_the_default_budget_knows_nothing_of_the_rewards() -> None:
     assert default_budget(10**6, 10.0, own=False) == 50.0
     assert default_budget(600, 10.0, own=True) == 0.3
     assert LowerBound("theorem-4", None, None, None).reason == ""
+
+
+@pytest.mark.parametrize(("confidence", "width"), [(0.95, 0.02), (0.8, 0.02), (0.95, 0.01)])
+def test_so_many_episodes_give_a_bound_of_that_width(confidence: float, width: float) -> None:
+    """Median over 30 sets of episodes with one reward in [0, 1]; the count errs on the safe side."""
+    generator = np.random.default_rng(0)
+    deviation = (2 * 5 / (7**2 * 8)) ** 0.5  # of Beta(2, 5)
+    count = episodes_for_width(deviation, width, confidence)
+    widths = []
+    for _ in range(30):
+        rewards = generator.beta(2, 5, size=(count, 1))
+        (bound,) = return_lower_bounds(
+            rewards, discount=0.5, reward_low=0.0, reward_high=1.0, confidence=confidence, tail="absorbing"
+        )
+        assert bound.value is not None
+        widths.append(rewards.mean() - bound.value)
+    assert 0.75 * width < np.median(widths) <= width
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [((0.0, 1.0), "got 0.0"), ((1.0, -1.0), "got 1.0 and -1.0"), ((1.0, 1.0, 1.0), "confidence .* got 1.0")],
+)
+def test_a_width_that_no_episodes_give_is_refused(arguments: tuple[float, ...], complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        episodes_for_width(*arguments)
