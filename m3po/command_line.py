@@ -27,6 +27,7 @@ from typing import Any, NoReturn, TextIO, TypeVar
 
 import tyro
 
+from m3po.help_text import ANSI, flowing, within_the_terminal
 from m3po.runs.interruption import exit_code, imports_are_over
 from m3po.runs.terminal import messages, open_what_is_closed, remember_where_started, unfailing
 
@@ -73,7 +74,7 @@ def _finite(value: Any) -> Any:
 
 def _words(box: str) -> str:
     """The first paragraph of one of tyro's boxed messages, without the box."""
-    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip("│ ") for line in box.splitlines()[1:]]
+    lines = [ANSI.sub("", line).strip("│ ") for line in box.splitlines()[1:]]
     if lines and lines[0].startswith("---"):  # the box in ASCII has a rule below its title
         del lines[0]
     first_rule = next((i for i, line in enumerate(lines) if line.startswith(("─", "╰", "---"))), len(lines))
@@ -100,11 +101,15 @@ def parse(
     Raises:
         SystemExit: code 2 after one line that names the bad value; code 0 after ``--help``.
     """
+    words = sys.argv[1:] if arguments is None else arguments
     box = io.StringIO()
     marks = (tyro.conf.FlagCreatePairsOff, *([tyro.conf.OmitArgPrefixes] if flat else []))
     try:
         with contextlib.redirect_stderr(box):
-            return tyro.cli(config_type, args=arguments, prog=prog, config=marks)
+            if not {"-h", "--help"}.isdisjoint(words):
+                with within_the_terminal():
+                    tyro.cli(flowing(config_type), args=words, prog=prog, config=marks)
+            return tyro.cli(config_type, args=words, prog=prog, config=marks)
     except SystemExit as stop:
         if stop.code in (0, None):
             raise

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, get_type_hints
-
-import tyro
+from typing import Literal
 
 from m3po.command_line import parse
 from m3po.config import Config, blocks_of
@@ -61,25 +57,9 @@ def _help_of(algorithm: str) -> type:
     """A dataclass of the blocks that an algorithm reads, each a group of the help."""
     blocks = [_RunFlags if block is RunSettings else block for block in blocks_of(algorithm)]
     names = [block.__name__.strip("_").removesuffix("Settings").removesuffix("Flags").lower() for block in blocks]
-    view = dataclasses.make_dataclass("Flags", zip(names, map(_reflowed, blocks), strict=True))
+    view = dataclasses.make_dataclass("Flags", zip(names, blocks, strict=True))
     view.__doc__ = (
         "Train M3PO (Algorithm 2 of Hiraoka et al. 2021), or PEARL or GrBAL beside it.\n\n"
         f"The flags that {algorithm} reads. Those of the others: --algorithm NAME --help"
     )
     return view
-
-
-def _reflowed(block: type) -> type:
-    """The same block, its fields' docstrings in one line each: tyro breaks lines where an indented one goes on."""
-    source = "".join(inspect.getsource(each) for each in block.__mro__[:-1])
-    texts = dict(re.findall(r'^    (\w+): [^\n]*\n    """(.*?)"""', source, re.S | re.M))
-    hints = get_type_hints(block, include_extras=True)
-    copy = dataclasses.make_dataclass(
-        block.__name__,
-        [
-            (each.name, Annotated[hints[each.name], tyro.conf.arg(help=" ".join(texts[each.name].split()))], each)
-            for each in dataclasses.fields(block)
-        ],
-    )
-    copy.__doc__ = block.__doc__
-    return copy

@@ -49,7 +49,8 @@ def commands() -> tuple[Command, ...]:
     names = [
         each.name
         for package in (analysis, m3po, paper_figures)
-        for each in pkgutil.iter_modules(package.__path__, f"{package.__name__}.")
+        for each in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+        if each.name.count(".") == 1 or each.name.endswith(".__main__")
     ]
     for name in names:
         module = importlib.import_module(name)
@@ -193,3 +194,32 @@ def test_every_whole_number_has_both_ends() -> None:
             if plain[name] in (int, int | None, tuple[int, ...]):
                 ends = ranges_of(hint)
                 assert any(-1e300 < each.low <= each.high < 1e300 for each in ends), f"{command.module} {label}"
+
+
+def broken_early(page: str, columns: int) -> list[str]:
+    """The lines of a help that end before a word that would still have fitted, or that stand in another column."""
+    lines = [line[2:-2].rstrip() for line in page.splitlines() if line.startswith(("│", " "))]  # a box, also in ASCII
+    indents = [len(line) - len(line.lstrip()) for line in lines]
+    column = min(indent for indent in indents if indent >= 5)
+    found = [line for line, indent in zip(lines, indents, strict=True) if indent > column]
+    for line, following, indent in zip(lines, lines[1:], indents[1:], strict=False):
+        head, text = f"{line} "[:column], line[column:]
+        goes_on = indent == column and text and (not head.strip() or head.endswith("  "))
+        if goes_on and len(line) + 1 + len(following.split()[0]) <= columns - 4:
+            found.append(line)
+    return found
+
+
+def test_every_help_flows_within_80_columns(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for command in commands():
+        with pytest.raises(SystemExit) as stop:
+            command_line.run(lambda config: 0, command.settings, ["--help"], prog=f"python -m {command.module}")
+        page = capsys.readouterr().out
+        assert not stop.value.code
+        labels = [label for _, label, hint in flags_of(command.settings) if not is_positional(hint)]
+        assert all(label in page or f"--no{label[1:]}" in page for label in labels), command
+        assert max(map(len, page.splitlines())) <= 80, command
+        assert broken_early(page, 80) == [], command
