@@ -31,8 +31,8 @@ def text(found: Guarantee | Uncertifiable) -> str:
         f"gamma = {found.returns.discount}, horizon {horizon}",
     ]
     if isinstance(found, Uncertifiable):
-        lines += [f"verdict: {found.verdict} ({found.reason})", *surrogates_text(found.surrogates)]
-        return "\n".join([*lines, *found.alone.lines()])
+        lines += [*found.alone.lines(), f"verdict: {found.verdict} ({found.reason})"]
+        return "\n".join([*lines, *surrogates_text(found.surrogates)])
     lines += [
         f"{found.episodes} fresh episodes per policy; all intervals of a data policy hold together with "
         + f"probability {found.confidence}",
@@ -59,8 +59,8 @@ def text(found: Guarantee | Uncertifiable) -> str:
     lines += [
         "",
         f"* vacuous: not below 99% of the gap that any model at all can have ({found.trivial:.3f} here)",
-        found.conclusion(),
         *found.alone.lines(),
+        found.conclusion(),
     ]
     return "\n".join(lines)
 
