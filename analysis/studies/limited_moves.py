@@ -31,7 +31,7 @@ class LimitedMovesConfig:
     seeds: Annotated[tuple[Seed, ...], Items(different=True)] = (0, 1, 2, 3, 4)
     """One training each, for every limit."""
     limits: Annotated[tuple[PositiveShare, ...], Items(different=True)] = (1.0, 0.3, 0.1)
-    """Values of --move-limit, in (0, 1]; 1 limits nothing."""
+    """Values of --move-limit, in (0, 1]; 1 is never exceeded, but the penalty still holds the mean KL near 2 nats."""
     reserved_share: Share = 0.3
     """--reserved-share of every training."""
     total_steps: Steps = 7000
