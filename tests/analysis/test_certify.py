@@ -19,6 +19,7 @@ from bounds import certificate
 from bounds.finite import FiniteProcess, true_return
 from bounds.finite.instance import Instance
 from bounds.finite.random_instances import disturbed, random_distributions
+from tests.command_errors import refusal
 
 DISCOUNT = 0.9
 
@@ -278,9 +279,4 @@ def test_bad_files_are_one_line_and_exit_2(tmp_path: Path, capsys: pytest.Captur
         ([tmp_path / "short.npz"], "has no entry 'model_returns'"),
         ([tmp_path / "short.npz", "--confidence", "1"], "--confidence must be in (0, 1), got 1.0"),
     ):
-        with pytest.raises(SystemExit) as stop:
-            cli([str(word) for word in words])
-        assert stop.value.code == 2
-        captured = capsys.readouterr()
-        assert named in captured.err
-        assert captured.err.count("\n") == 1
+        assert named in refusal(cli, words, capsys)

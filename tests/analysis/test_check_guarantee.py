@@ -25,6 +25,7 @@ from m3po.networks.model import EnsembleModel
 from m3po.runs.run_directory import RunDirectory
 from m3po.train import start, train
 from tests.analysis.conftest import tiny_config
+from tests.command_errors import refusal
 
 GAP = Ends(estimate=-1.0, lower=-1.5, upper=-0.5)
 
@@ -173,32 +174,22 @@ def test_json_on_stdout_and_figure_beside_the_run(tiny_run: Path, tmp_path: Path
     assert figure.read_bytes().startswith(b"\x89PNG")
 
 
-def one_line_error(capsys, arguments) -> str:
-    with pytest.raises(SystemExit) as stop:
-        check_guarantee.cli(arguments)
-    captured = capsys.readouterr()
-    assert stop.value.code == 2
-    assert captured.out == ""
-    assert captured.err.count("\n") == 1
-    assert captured.err.startswith("error: ")
-    return captured.err
-
-
 def test_bad_input_exits_2_and_names_it(tiny_run: Path, tmp_path: Path, capsys):
-    assert "nowhere" in one_line_error(capsys, [str(tmp_path / "nowhere")])
-    assert "config.json" in one_line_error(capsys, [str(tmp_path)])
-    assert "--episodes" in one_line_error(capsys, [str(tiny_run), "--episodes", "1"])
-    assert "--rollout-length must be >= 1, got 0" in one_line_error(capsys, [str(tiny_run), "--rollout-length", "0"])
-    assert "1.5" in one_line_error(capsys, [str(tiny_run), "--confidence", "1.5"])
-    assert "no/such" in one_line_error(capsys, [str(tiny_run), "--figure", "no/such/x.png"])
+    assert "nowhere" in refusal(check_guarantee.cli, [str(tmp_path / "nowhere")], capsys)
+    assert "config.json" in refusal(check_guarantee.cli, [str(tmp_path)], capsys)
+    assert "--episodes" in refusal(check_guarantee.cli, [str(tiny_run), "--episodes", "1"], capsys)
+    refused = refusal(check_guarantee.cli, [tiny_run, "--rollout-length", "0"], capsys)
+    assert "--rollout-length must be >= 1, got 0" in refused
+    assert "1.5" in refusal(check_guarantee.cli, [str(tiny_run), "--confidence", "1.5"], capsys)
+    assert "no/such" in refusal(check_guarantee.cli, [str(tiny_run), "--figure", "no/such/x.png"], capsys)
     broken = tmp_path / "broken"
     shutil.copytree(tiny_run, broken)
     data = bytearray((broken / "checkpoint.pt").read_bytes())
     data[len(data) // 2] ^= 0xFF
     (broken / "checkpoint.pt").write_bytes(data)
-    assert "checkpoint.pt" in one_line_error(capsys, [str(broken)])
+    assert "checkpoint.pt" in refusal(check_guarantee.cli, [str(broken)], capsys)
     (broken / "checkpoint.pt").unlink()
-    assert "checkpoint.pt" in one_line_error(capsys, [str(broken)])
+    assert "checkpoint.pt" in refusal(check_guarantee.cli, [str(broken)], capsys)
 
 
 @pytest.mark.parametrize("total_steps", [0, 120])
@@ -211,7 +202,7 @@ def test_a_run_whose_model_was_never_fitted_is_refused(total_steps: int, tiny_ru
     run.save_checkpoint(untrained.state())
     run.release()
     expected = f"{path} has no model yet: at step {total_steps}, and the model is first fitted after"
-    assert expected in one_line_error(capsys, [str(path)])
+    assert expected in refusal(check_guarantee.cli, [str(path)], capsys)
     with pytest.raises(SystemExit) as stop:
         analysis.report.__main__.cli([str(path)])
     assert stop.value.code == 2

@@ -13,6 +13,7 @@ from analysis.learning_curves import summary
 from analysis.runs.anchors import closed, committed_anchors
 from analysis.runs.curves import load
 from m3po.runs.run_directory import RunDirectory
+from tests.command_errors import refusal
 
 
 def test_closed_is_0_at_memoryless_and_1_at_the_oracle():
@@ -52,7 +53,4 @@ def test_the_command_draws_and_prints(tiny_run: Path, tmp_path: Path, capsys):
 
 @pytest.mark.parametrize("arguments", [["missing"], []])
 def test_bad_input_exits_2_in_one_line(arguments, capsys):
-    with pytest.raises(SystemExit) as stop:
-        learning_curves.cli(arguments)
-    assert stop.value.code == 2
-    assert capsys.readouterr().err.count("\n") == 1
+    refusal(learning_curves.cli, arguments, capsys)

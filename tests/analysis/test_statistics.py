@@ -46,6 +46,7 @@ from analysis.studies.interval_coverage import (
     pooled,
     probability_row,
 )
+from tests.command_errors import refusal
 
 METHODS: tuple[Method, ...] = ("percentile", "bca")
 
@@ -787,11 +788,4 @@ def test_variants_keep_their_colour_and_twenty_others_are_told_apart() -> None:
     ],
 )
 def test_bad_input_exits_2_in_one_line(words: list[str], message: str, simple: Path, capsys) -> None:
-    with pytest.raises(SystemExit) as stop:
-        __main__.cli([word.replace("{table}", str(simple)) for word in words])
-    assert stop.value.code == 2
-    output = capsys.readouterr()
-    assert message in output.err
-    assert output.err.startswith("error: ")
-    assert output.err.count("\n") == 1
-    assert output.out == ""
+    assert message in refusal(__main__.cli, [word.replace("{table}", str(simple)) for word in words], capsys)

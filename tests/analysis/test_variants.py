@@ -18,6 +18,7 @@ from analysis.variants import cli, summary, table
 from m3po.config import Config
 from paper_figures import figure9_point_mass
 from tests.analysis.recorded_runs import recorded
+from tests.command_errors import refusal
 
 
 @pytest.fixture
@@ -96,29 +97,19 @@ def test_the_landed_table_is_whole() -> None:
         assert variant.steps[[0, 1, -1]].tolist() == [0, 600, 7000]
 
 
-def message(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    with pytest.raises(SystemExit) as stop:
-        cli(arguments)
-    assert stop.value.code == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.count("\n") == 1
-    return captured.err
-
-
 def test_what_cannot_be_compared_is_refused(
     runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     good = [str(path) for path in runs]
     wider = recorded(tmp_path / "wider", [1.0], seed=5, width=9, errors=True)
-    assert f"{wider} has width=9, {runs[0]} has 8" in message([*good, str(wider)], capsys)
+    assert f"{wider} has width=9, {runs[0]} has 8" in refusal(cli, [*good, str(wider)], capsys)
     again = recorded(tmp_path / "again", [1.0], seed=1, errors=True)
-    assert "there are two runs of k=1 with seed 1" in message([*good, str(again)], capsys)
+    assert "there are two runs of k=1 with seed 1" in refusal(cli, [*good, str(again)], capsys)
     running = recorded(tmp_path / "running", [1.0], seed=6, complete=False, errors=True)
-    assert f"{running} is not finished" in message([*good, str(running)], capsys)
-    assert "no run directory at" in message([str(tmp_path / "missing")], capsys)
-    assert "--out: no directory" in message([*good, "--out", str(tmp_path / "no" / "table.csv")], capsys)
-    assert "RUN_DIRS needs at least 1 value, got 0" in message([], capsys)
+    assert f"{running} is not finished" in refusal(cli, [*good, str(running)], capsys)
+    assert "no run directory at" in refusal(cli, [str(tmp_path / "missing")], capsys)
+    assert "--out: no directory" in refusal(cli, [*good, "--out", str(tmp_path / "no" / "table.csv")], capsys)
+    assert "RUN_DIRS needs at least 1 value, got 0" in refusal(cli, [], capsys)
 
 
 def test_the_command_prints_the_best_mean_first(runs: list[Path], capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from m3po.config import Config
 from m3po.data.replay_buffer import EnvironmentBuffer
 from m3po.data.types import Windows
 from m3po.networks.context_encoder import ContextEncoder
@@ -17,6 +19,33 @@ from m3po.networks.stacked import StackedLinear, StackedMLP
 
 OBSERVATION, ACTION = 3, 2
 CPU = torch.device("cpu")
+# What every algorithm reads. Epochs end with the episodes of 100 steps, so that a checkpoint never cuts one.
+TINY: dict[str, Any] = {
+    "total_steps": 300, "initial_random_steps": 100, "epoch_steps": 100, "width": 8, "layers": 1, "history_length": 3,
+    "rollout_interval": 20, "updates_per_step": 1, "batch_size": 16, "evaluation_episodes": 4, "device": "cpu",
+}  # fmt: skip
+TINY_MODEL = TINY | {
+    "context_size": 4, "ensemble_size": 2, "model_batch_size": 32, "model_updates": 20, "rollouts_per_step": 4,
+    "measure_episodes": 4,
+}  # fmt: skip
+
+
+def advanced(algorithm: Callable[[Config], Any], config: Config, stop: int | None) -> tuple[list[dict[str, Any]], Any]:
+    """The rows of a training without its times, and the training at its end.
+
+    After ``stop`` steps another training goes on from its state.
+    """
+    training, rows = algorithm(config), []
+    while not training.finished:
+        row = training.advance()
+        if row is not None:
+            rows.append({name: value for name, value in row.items() if not name.endswith("seconds")})
+        if training.steps == stop:
+            saved, training = training.state(), algorithm(config)
+            training.load_state(saved)
+            assert training.collection.resume_episode()
+            stop = None
+    return rows, training
 
 
 @dataclass(frozen=True)

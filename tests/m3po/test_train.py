@@ -28,14 +28,10 @@ from m3po.foreign import trial
 from m3po.runs.health import DivergenceError
 from m3po.runs.run_directory import RunDirectory
 from m3po.train import cli, main, train
+from tests.command_errors import refusal
+from tests.m3po import small
 
-# Epochs end with the episodes of 100 steps, so that a checkpoint never cuts one.
-TINY = {
-    "total_steps": 300, "initial_random_steps": 100, "epoch_steps": 100, "width": 8, "context_size": 4, "layers": 1,
-    "history_length": 3, "ensemble_size": 2, "model_batch_size": 32, "model_updates": 20, "rollouts_per_step": 4,
-    "rollout_interval": 20, "updates_per_step": 1, "batch_size": 16, "measure_episodes": 4, "evaluation_episodes": 4,
-    "device": "cpu", "final_learning_rate_share": 0.1,
-}  # fmt: skip
+TINY = small.TINY_MODEL | {"final_learning_rate_share": 0.1}
 LOSSES = {
     "model_loss", "model_held_out_loss", "model_updates", "critic_loss", "policy_loss", "q_mean", "entropy",
     "temperature",
@@ -353,10 +349,10 @@ def test_a_fixed_temperature_stays_and_a_critic_trained_encoder_moves(tmp_path: 
 
 
 def test_unknown_options_of_an_environment_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    message = failure([*flags(tmp_path / "run"), "--env-options", '{"gravity": 3}'], capsys)
+    message = refusal(cli, [*flags(tmp_path / "run"), "--env-options", '{"gravity": 3}'], capsys)
     assert "m3po/SwitchingPointMass-v0 does not take the options {'gravity': 3}" in message
-    assert "--env-options must be a JSON object, got [1]" in failure(
-        [*flags(tmp_path / "run"), "--env-options", "[1]"], capsys
+    assert "--env-options must be a JSON object, got [1]" in refusal(
+        cli, [*flags(tmp_path / "run"), "--env-options", "[1]"], capsys
     )
     assert not (tmp_path / "run").exists()
 
@@ -476,7 +472,7 @@ def test_the_previous_checkpoint_is_offered_when_the_last_is_damaged(
     content[len(content) // 2] ^= 1
     (path / "checkpoint.pt").write_bytes(content)
     capsys.readouterr()
-    message = failure([*flags(path), "--resume"], capsys)
+    message = refusal(cli, [*flags(path), "--resume"], capsys)
     assert "checkpoint.pt is damaged" in message
     assert "The one before it, of step 0, is sound: --resume --from-previous" in message
     resumed = train(tiny(path, resume=True, from_previous=True))
@@ -489,18 +485,6 @@ def test_cuda_without_a_gpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="--device cuda: no CUDA device is available"):
         choose_device("cuda")
     assert choose_device("auto") == choose_device("cpu") == torch.device("cpu")
-
-
-def failure(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line that the command leaves on stderr."""
-    with pytest.raises(SystemExit) as stop:
-        cli(arguments)
-    captured = capsys.readouterr()
-    assert stop.value.code == 2
-    assert captured.out == ""
-    assert captured.err.startswith("error: ")
-    assert captured.err.count("\n") == 1, captured.err
-    return captured.err
 
 
 @pytest.mark.parametrize(
@@ -528,12 +512,12 @@ def failure(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 def test_a_bad_flag_is_one_line_and_leaves_no_run(
     changes: dict[str, Any], named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert named in failure(flags(tmp_path / "run", **changes), capsys)
+    assert named in refusal(cli, flags(tmp_path / "run", **changes), capsys)
     assert not (tmp_path / "run").exists()
 
 
 def test_a_missing_run_directory_flag_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "--run-dir" in failure([], capsys)
+    assert "--run-dir" in refusal(cli, [], capsys)
 
 
 def test_runs_that_cannot_be_resumed_are_named(
@@ -542,12 +526,12 @@ def test_runs_that_cannot_be_resumed_are_named(
     missing, foreign = tmp_path / "missing", tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "notes.txt").write_text("mine")
-    assert f"no run directory at {missing}" in failure([*flags(missing), "--resume"], capsys)
+    assert f"no run directory at {missing}" in refusal(cli, [*flags(missing), "--resume"], capsys)
     assert not missing.exists()
-    assert f"{foreign} is not a run directory" in failure([*flags(foreign), "--resume"], capsys)
-    assert f"{foreign} already exists" in failure(flags(foreign), capsys)
-    assert f"{finished.path} already exists" in failure(flags(finished.path), capsys)
-    assert "seed=0, asked for 1" in failure([*flags(finished.path, seed=1), "--resume"], capsys)
+    assert f"{foreign} is not a run directory" in refusal(cli, [*flags(foreign), "--resume"], capsys)
+    assert f"{foreign} already exists" in refusal(cli, flags(foreign), capsys)
+    assert f"{finished.path} already exists" in refusal(cli, flags(finished.path), capsys)
+    assert "seed=0, asked for 1" in refusal(cli, [*flags(finished.path, seed=1), "--resume"], capsys)
     assert [file.name for file in foreign.iterdir()] == ["notes.txt"]
 
 
@@ -591,7 +575,7 @@ def test_a_damaged_run_is_named_and_left_alone(
     else:
         file.write_bytes(damage(file.read_bytes()))
     kept = {each.name: each.read_bytes() for each in stopped.iterdir() if each.name != "provenance.json"}
-    message = failure([*flags(stopped), "--resume"], capsys)
+    message = refusal(cli, [*flags(stopped), "--resume"], capsys)
     assert named in message
     assert str(stopped) in message
     assert {each.name: each.read_bytes() for each in stopped.iterdir() if each.name != "provenance.json"} == kept
@@ -781,7 +765,7 @@ def test_a_terminal_that_is_closed_or_full_does_not_end_a_training(finished: Run
 
 
 def test_from_previous_goes_with_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "--from-previous goes with --resume" in failure([*flags(tmp_path / "run"), "--from-previous"], capsys)
+    assert "--from-previous goes with --resume" in refusal(cli, [*flags(tmp_path / "run"), "--from-previous"], capsys)
     assert not (tmp_path / "run").exists()
 
 

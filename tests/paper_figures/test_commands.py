@@ -14,6 +14,7 @@ from analysis.runs import anchors
 from paper_figures import __main__ as every_figure
 from paper_figures import certificate_through_training, figure6, figure7, figure9_point_mass, noise_level
 from paper_figures.__main__ import FIGURES
+from tests.command_errors import refusal
 
 DATA = Path(figure7.__file__).parent / "data"
 # What each figure reads: module, name of its constant, the file that is ruined.
@@ -58,17 +59,6 @@ RUINED: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-def refusal(capsys: pytest.CaptureFixture[str], module: ModuleType, *words: str) -> str:
-    with pytest.raises(SystemExit) as stop:
-        module.cli(list(words))
-    out, err = capsys.readouterr()
-    assert (stop.value.code, out) == (2, "")
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
-    assert len(err) < 300
-    return err
-
-
 @pytest.mark.parametrize("way", RUINED)
 @pytest.mark.parametrize(("module", "constant", "name"), READ, ids=[name for *_, name in READ])
 def test_a_ruined_table_is_refused(
@@ -81,7 +71,7 @@ def test_a_ruined_table_is_refused(
         ((file,) if module is noise_level else file) if default_is(module, constant, place) else default
         for place, default in enumerate(module.load.__defaults__)
     ))  # fmt: skip
-    assert name in refusal(capsys, module, "--out", str(tmp_path / "new.png"))
+    assert name in refusal(module.cli, ["--out", str(tmp_path / "new.png")], capsys)
     assert not (tmp_path / "new.png").exists()
 
 
@@ -104,7 +94,7 @@ def test_a_ruined_picture_is_refused(way: str, tmp_path: Path, monkeypatch: pyte
     else:
         file.write_bytes({"empty": b"", "cut": content[: len(content) // 2], "text": b"no picture"}[way])
     monkeypatch.setattr(figure6.load, "__defaults__", (tmp_path / "data",))
-    assert file.name in refusal(capsys, figure6, "--out", str(tmp_path / "new.png"))
+    assert file.name in refusal(figure6.cli, ["--out", str(tmp_path / "new.png")], capsys)
 
 
 @pytest.mark.parametrize("module", [figure7, figure9_point_mass])
@@ -118,7 +108,7 @@ def test_ruined_anchors_are_refused(
     file = tmp_path / "anchors.json"
     file.write_bytes(content)
     monkeypatch.setattr(anchors, "COMMITTED", file)
-    assert file.name in refusal(capsys, module, "--out", str(tmp_path / "new.png"))
+    assert file.name in refusal(module.cli, ["--out", str(tmp_path / "new.png")], capsys)
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -130,7 +120,7 @@ def test_where_to_draw_is_checked_before_drawing(
     there = tmp_path / "there.png"
     there.write_text("mine")
     for path, named in ((there, "--overwrite"), (tmp_path / "a.txt", ".png"), (tmp_path / "b", ".png")):
-        assert named in refusal(capsys, module, "--out", str(path))
+        assert named in refusal(module.cli, ["--out", str(path)], capsys)
     assert there.read_text() == "mine"
 
 
@@ -150,7 +140,7 @@ def test_every_figure_is_drawn_and_only_its_own_picture_is_replaced(tmp_path: Pa
         assert data.startswith(b"\x89PNG")
         assert len(data) < 400_000
     (places / "figure4.png").replace(places / "environments.png")
-    assert "environments.png" in refusal(capsys, figure6)
+    assert "environments.png" in refusal(figure6.cli, [], capsys)
 
 
 def test_only_some_figures_into_a_directory(tmp_path: Path, capsys) -> None:
@@ -164,4 +154,4 @@ def test_only_some_figures_into_a_directory(tmp_path: Path, capsys) -> None:
     assert "--overwrite" in err
     assert (tmp_path / "new" / "environments.png").read_bytes() == b"mine"
     for words in (["--only", "figure5"], ["--only", "figure6", "figure6"], ["--out", str(Path(__file__))]):
-        refusal(capsys, every_figure, *words)
+        refusal(every_figure.cli, [*words], capsys)

@@ -19,6 +19,7 @@ from analysis.studies.known_processes import DISCOUNT, TIMES, evidence_of, rando
 from bounds import LowerBound, importance_weighted_returns, off_policy
 from bounds.finite import true_return
 from bounds.finite.instance import Instance
+from tests.command_errors import refusal
 
 ALL = (*FROM_REWARDS, *FROM_MODEL)
 
@@ -168,10 +169,7 @@ def test_a_policy_fitted_on_these_episodes_is_refused(tmp_path: Any, capsys: pyt
     }
     file = tmp_path / "evidence.npz"
     np.savez(file, **entries | {"policy_dependence": np.ones(200, dtype=bool)})
-    with pytest.raises(SystemExit) as stop:
-        cli([str(file)])
-    captured = capsys.readouterr()
-    assert (stop.value.code, captured.out, captured.err.count("\n")) == (2, "", 1)
+    refusal(cli, [file], capsys)
     np.savez(file, **entries | {"policy_dependence": "independent", "model_dependence": np.zeros(200, dtype=bool)})
     report = certify(load(file))
     assert report.assumed_independent == ["critic"]

@@ -24,6 +24,7 @@ from m3po.data.types import newest
 from m3po.foreign.checked_environment import to_environment
 from m3po.foreign.environment import offers_of
 from m3po.train import train
+from tests.m3po import small
 from tests.m3po.small import ACTION, OBSERVATION, random_windows
 
 LIMIT = 3
@@ -142,11 +143,9 @@ def test_predictions_stay_within_reach() -> None:
     assert torch.cat(seen).abs().max() <= 0.5
 
 
-TINY: dict[str, Any] = {
-    "algorithm": "grbal", "total_steps": 230, "initial_random_steps": 100, "epoch_steps": 70, "width": 8, "layers": 1,
-    "history_length": 3, "updates_per_step": 1, "evaluation_episodes": 2, "rollout_interval": 20, "device": "cpu",
-    "planner_candidates": 8, "planner_horizon": 2, "planner_iterations": 1, "adaptation_steps": 4,
-    "adaptation_rate": 0.1,
+TINY = small.TINY | {
+    "algorithm": "grbal", "total_steps": 230, "epoch_steps": 70, "evaluation_episodes": 2, "planner_candidates": 8,
+    "planner_horizon": 2, "planner_iterations": 1, "adaptation_steps": 4, "adaptation_rate": 0.1,
 }  # fmt: skip
 
 
@@ -195,24 +194,12 @@ def test_the_reach_is_the_seen_range_widened_by_its_width() -> None:
 
 
 def test_a_training_interrupted_within_an_epoch_is_the_uninterrupted_one() -> None:
-    def run(stop: int | None) -> tuple[list[dict[str, Any]], list[Tensor]]:
-        config = Config(run_dir=Path("unused"), **TINY)
-        training, rows = Grbal(config), []
-        while not training.finished:
-            row = training.advance()
-            if row is not None:
-                rows.append({name: value for name, value in row.items() if not name.endswith("seconds")})
-            if training.steps == stop:
-                saved, training = training.state(), Grbal(config)
-                training.load_state(saved)
-                assert training.collection.resume_episode()
-                stop = None
-        return rows, list(training.model.parameters())
-
-    rows, weights = run(None)
-    again, same = run(140)
+    config = Config(run_dir=Path("unused"), **TINY)
+    rows, whole = small.advanced(Grbal, config, None)
+    again, same = small.advanced(Grbal, config, 140)
     assert rows == again
-    assert all(torch.equal(first, second) for first, second in zip(weights, same, strict=True))
+    pairs = zip(whole.model.parameters(), same.model.parameters(), strict=True)
+    assert all(torch.equal(first, second) for first, second in pairs)
     assert [row["step"] for row in rows] == [170, 230]
     assert all(math.isfinite(row[name]) for row in rows for name in ("model_loss", "return"))
 

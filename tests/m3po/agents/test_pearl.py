@@ -26,6 +26,7 @@ from m3po.config import Config
 from m3po.data.types import Stretches
 from m3po.networks.policy import GaussianPolicy
 from m3po.train import train
+from tests.m3po import small
 from tests.m3po.small import ACTION, OBSERVATION, episodes_of, filled_buffer, random_windows
 
 LIMIT, LATENT = 3, 2
@@ -227,32 +228,16 @@ def test_acting_takes_the_posterior_mean_when_deterministic_and_samples_otherwis
     torch.testing.assert_close(sampled, expected)
 
 
-TINY: dict[str, Any] = {
-    "algorithm": "pearl", "total_steps": 260, "initial_random_steps": 100, "epoch_steps": 80, "width": 8, "layers": 1,
-    "history_length": 3, "updates_per_step": 1, "batch_size": 16, "evaluation_episodes": 4, "rollout_interval": 20,
-    "device": "cpu",
-}  # fmt: skip
+TINY = small.TINY | {"algorithm": "pearl", "total_steps": 260, "epoch_steps": 80}
 
 
 def test_a_training_interrupted_within_an_epoch_is_the_uninterrupted_one(tmp_path: Path) -> None:
-    def run(stop: int | None) -> tuple[list[dict[str, Any]], list[Tensor]]:
-        config = Config(run_dir=tmp_path / "unused", **TINY)
-        training, rows = Pearl(config), []
-        while not training.finished:
-            row = training.advance()
-            if row is not None:
-                rows.append({name: value for name, value in row.items() if not name.endswith("seconds")})
-            if training.steps == stop:
-                saved, training = training.state(), Pearl(config)
-                training.load_state(saved)
-                assert training.collection.resume_episode()
-                stop = None
-        return rows, list(training.agent.policy.parameters())
-
-    rows, weights = run(None)
-    again, same = run(150)
+    config = Config(run_dir=tmp_path / "unused", **TINY)
+    rows, whole = small.advanced(Pearl, config, None)
+    again, same = small.advanced(Pearl, config, 150)
     assert rows == again
-    assert all(torch.equal(first, second) for first, second in zip(weights, same, strict=True))
+    pairs = zip(whole.agent.policy.parameters(), same.agent.policy.parameters(), strict=True)
+    assert all(torch.equal(first, second) for first, second in pairs)
     assert [row["step"] for row in rows] == [180, 260]
     assert all(math.isfinite(row[name]) for row in rows for name in ("critic_loss", "kl_penalty", "return"))
 
