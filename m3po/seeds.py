@@ -44,6 +44,8 @@ class Purpose(IntEnum):
     """What m3po.agents.policy_limit draws. Place: real step."""
     LIMITED_MOVES = 11
     """analysis.limited_moves. Place: real step."""
+    CERTIFIED_BY_AGE = 12
+    """analysis.certified_by_age. Place: age of the data policy, which of its episodes."""
 
 
 TRAINING = (Purpose.TRAINING_EPISODE, Purpose.TRAINING_MEASUREMENT)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -182,6 +182,19 @@ def row_of(subject: Subject, measured: Estimates, check: Check, true_return: Int
     }  # fmt: skip
 
 
+class Looks(Protocol):
+    """When a training is looked at, and with data of which earlier policies."""
+
+    @property
+    def checkpoints(self) -> tuple[int, ...]:
+        """Real steps."""
+        ...
+
+    def ages_at(self, step: int) -> tuple[int, ...]:
+        """How many steps older the data policies are."""
+        ...
+
+
 class Snapshots:
     """The policies that collected given real steps of a training, kept while it runs.
 
@@ -189,7 +202,7 @@ class Snapshots:
     which also moves the encoder of the policy, it is the policy after that.
     """
 
-    def __init__(self, config: ThroughTrainingConfig) -> None:
+    def __init__(self, config: Looks) -> None:
         self._wanted = {step - age for step in config.checkpoints for age in config.ages_at(step) if age > 0}
         self._last_use = {
             step - age: step for step in sorted(config.checkpoints) for age in config.ages_at(step) if age > 0
