@@ -11,6 +11,7 @@ from m3po.command_line import run
 from m3po.flag_checks import Items, check_fields
 from paper_figures import (
     certificate_through_training,
+    certified_by_age,
     figure4,
     figure4_optimal,
     figure6,
@@ -27,11 +28,12 @@ FIGURES = {
     "figure7": figure7,
     "figure9_point_mass": figure9_point_mass,
     "certificate_through_training": certificate_through_training,
+    "certified_by_age": certified_by_age,
     "noise_level": noise_level,
 }
 Name = Literal[
     "figure4", "figure4_optimal", "figure6", "figure7", "figure9_point_mass", "certificate_through_training",
-    "noise_level",
+    "certified_by_age", "noise_level",
 ]  # fmt: skip
 
 

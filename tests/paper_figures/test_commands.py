@@ -12,7 +12,14 @@ import pytest
 
 from analysis.runs import anchors
 from paper_figures import __main__ as every_figure
-from paper_figures import certificate_through_training, figure6, figure7, figure9_point_mass, noise_level
+from paper_figures import (
+    certificate_through_training,
+    certified_by_age,
+    figure6,
+    figure7,
+    figure9_point_mass,
+    noise_level,
+)
 from paper_figures.__main__ import FIGURES
 from tests.command_errors import refusal
 
@@ -20,6 +27,7 @@ DATA = Path(figure7.__file__).parent / "data"
 # What each figure reads: module, name of its constant, the file that is ruined.
 READ: list[tuple[ModuleType, str, str]] = [
     (certificate_through_training, "DATA", "certificate_through_training.csv"),
+    (certified_by_age, "DATA", "certified_by_age.csv"),
     (figure7, "CURVES", "comparison.csv"),
     (figure7, "FINALS", "comparison_finals.csv"),
     (figure9_point_mass, "DATA", "variants_switching_point_mass.csv"),
