@@ -111,7 +111,7 @@ def draw(axes: Axes, shown: CertifiedByAge) -> None:
     axes.set_ylabel("certain, of the true return")
     axes.set_title(
         f"lower bounds from {shown.episodes:,} episodes at confidence {shown.confidence:g}, "
-        f"{len(shown.seeds)} trainings (thin) and their median",
+        + ("one training" if len(shown.seeds) == 1 else f"{len(shown.seeds)} trainings (thin) and their median"),
         loc="left",
         pad=44,
     )
