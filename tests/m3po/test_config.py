@@ -48,7 +48,12 @@ BAD = [
         for name in ("start_share", "forgetting", "model_share", "final_model_share")
         for value in (-0.1, 1.1, math.nan)
     ],
-    *[(name, value) for name in ("target_rate", "final_learning_rate_share") for value in (0.0, 1.1, math.nan)],
+    *[
+        (name, value)
+        for name in ("target_rate", "final_learning_rate_share", "move_limit")
+        for value in (0.0, 1.1, math.nan)
+    ],
+    *[("reserved_share", value) for value in (-0.1, 1.0, math.nan)],
     *[("target_entropy", value) for value in (math.inf, math.nan)],
     *[(name, 10**20) for name, hint in get_type_hints(Config).items() if hint in (int, int | None)],
 ]  # fmt: skip

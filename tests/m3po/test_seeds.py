@@ -28,6 +28,10 @@ PLACES: dict[Purpose, list[tuple[int, ...]]] = {
     Purpose.NOISE_FREE: [()],
     Purpose.EVALUATION: [()],
     Purpose.NEW_GENERATOR: [(each,) for each in (0, 1, 60)],
+    Purpose.RESERVED_EPISODES: [(each,) for each in (0, 1, 60)],
+    Purpose.POLICY_LIMIT: [(each,) for each in (0, 1, 60)],
+    Purpose.LIMITED_MOVES: [(each,) for each in (0, 1, 60)],
+    Purpose.CERTIFIED_BY_AGE: list(itertools.product((0, 1, 200), (0, 1, 2))),
 }
 SEEDS = (*range(40), 2**31, 2**32 - 1)
 

@@ -558,7 +558,11 @@ def stopped(stopped_once: Path, tmp_path: Path) -> Path:
         ("checkpoint.pt", lambda data: data[:999] + bytes([data[999] ^ 1]) + data[1000:], "is damaged"),
         ("checkpoint.pt", None, "has no checkpoint.pt"),
         ("config.json", lambda data: data[:-20], "cannot be read"),
-        ("config.json", lambda data: data.replace(b'"width": 8', b'"width": "8"'), "width='8'"),
+        (
+            "config.json",
+            lambda data: data.replace(b'"width": 8', b'"width": "8"'),
+            "--width must be a whole number, got '8'",
+        ),
         ("config.json", None, "it has no config.json"),
         ("provenance.json", lambda data: data[:-20], "cannot be read"),
         ("provenance.json", None, "cannot be read"),
