@@ -59,10 +59,13 @@ def moved(policy: HistoryPolicy, by: float) -> HistoryPolicy:
     return other
 
 
-def measured(subject: Subject, episodes: int = EPISODES) -> tuple[EncodedTrajectories, Evidence]:
+def measured(
+    subject: Subject, episodes: int = EPISODES, critic: ModelCritic | None = None
+) -> tuple[EncodedTrajectories, Evidence]:
     """Evidence from fresh episodes of the subject's data policy."""
     generator = torch.Generator().manual_seed(1)
-    critic = ModelCritic.fit(subject, subject.episodes(4, seed=2, generator=generator), generator)
+    if critic is None:
+        critic = ModelCritic.fit(subject, subject.episodes(4, seed=2, generator=generator), generator)
     trajectories = subject.episodes(episodes, seed=3, generator=generator)
     data = EncodedTrajectories.of(trajectories, subject.model.encoder.history_length, subject.policy.device)
     return data, evidence_of(subject, data, critic, generator)
@@ -87,8 +90,13 @@ def test_each_density_is_that_of_the_policy_it_is_named_after(subject: Subject) 
 
 
 def test_the_control_variate_has_mean_zero(subject: Subject) -> None:
-    """E_D[min(rho, c) Q] = E_pi[min(1, c/rho) Q] at every history: exchanged densities or another critic break it."""
-    _, evidence = measured(dataclasses.replace(subject, data_policy=moved(subject.policy, 0.5)), 300)
+    """E_D[min(rho, c) Q] = E_pi[min(1, c/rho) Q] at every history, here for Q = w_t (1 + a)/2: exchanged densities, or
+    a critic at other actions, break it."""
+    size = subject.model.encoder.feature_size
+    form = torch.zeros(size + 3, size + 3, dtype=torch.float64)
+    form[size, -1] = form[-1, -1] = 0.5
+    critic = ModelCritic(form, np.cumsum(1.1 * 0.95 ** np.arange(100, dtype=np.float64))[::-1])
+    _, evidence = measured(dataclasses.replace(subject, data_policy=moved(subject.policy, 0.5)), 300, critic)
     rho = np.exp(given(evidence.log_policy) - given(evidence.log_data_policy))
     back = np.exp(given(evidence.log_data_policy_draws) - given(evidence.log_policy_draws))
     taken = np.minimum(rho, 2) * given(evidence.critic)
