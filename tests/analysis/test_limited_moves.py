@@ -46,11 +46,12 @@ def test_what_is_counted() -> None:
     assert wide.certified_share == pytest.approx(2 / 3)
 
 
+@pytest.mark.slow
 def test_a_finished_training_is_not_repeated(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small: dict[str, Any] = {
-        "initial_random_steps": 100, "epoch_steps": 100, "width": 16, "context_size": 8, "ensemble_size": 2,
+        "initial_random_steps": 100, "epoch_steps": 200, "width": 16, "context_size": 8, "ensemble_size": 2,
         "model_updates": 20, "updates_per_step": 1, "rollouts_per_step": 4, "evaluation_episodes": 2,
     }  # fmt: skip
     monkeypatch.setattr(limited_moves, "Config", functools.partial(Config, **small))

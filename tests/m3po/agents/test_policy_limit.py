@@ -103,7 +103,7 @@ def test_the_penalty_finds_the_weight_that_holds_a_policy_where_it_should_be() -
     features = torch.randn(256, 3)
     start = [each.detach() for each in policy(features)]
     optimiser = torch.optim.Adam(policy.parameters(), lr=1e-3)
-    for _ in range(1500):
+    for _ in range(1000):
         optimiser.zero_grad()
         (3 * (policy(features)[0] - 1).square().mean() + penalty(policy, features)).backward()
         optimiser.step()
@@ -113,7 +113,7 @@ def test_the_penalty_finds_the_weight_that_holds_a_policy_where_it_should_be() -
 
 
 def test_every_epoch_of_a_limited_run_stays_within_the_limit(tmp_path: Path) -> None:
-    settings = {"updates_per_step": 2, "learning_rate": 5e-3, "total_steps": 300}
+    settings = {"updates_per_step": 2, "learning_rate": 5e-3, "total_steps": 200}
     free = rows_of(training(tmp_path, move_limit=1.0, **settings))
     limited = rows_of(training(tmp_path, move_limit=0.05, **settings))
     assert max(row["move"] for row in free) > 0.1
