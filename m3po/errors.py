@@ -132,6 +132,33 @@ def action_log_density(policy: HistoryPolicy, data: EncodedTrajectories) -> Arra
 
 
 @torch.no_grad()
+def gaussian_tv_samples(
+    moments: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor], generator: torch.Generator, draws: int = 8
+) -> Tensor:
+    """Unbiased estimates in [0, 1] of TV(N(mean, diag std^2), N(other_mean, diag other_std^2)), pair by pair.
+
+    E over u ~ (p + q)/2 of |p - q|/(p + q) = |tanh((log p - log q)/2)| is the total variation.
+
+    Args:
+        moments, other: (mean, log std), [N, A] each.
+        generator: of the draws.
+        draws: from each of the two.
+
+    Returns:
+        [N] float64, on the CPU.
+    """
+    pair = (moments, other)
+    total = torch.zeros(len(moments[0]), dtype=torch.float64)
+    for mean, log_std in pair:
+        for _ in range(draws):
+            noise = torch.randn(mean.shape, generator=generator, device=mean.device)
+            raw = mean + torch.exp(log_std) * noise
+            log_densities = [gaussian_log_density(raw, *each).double().cpu().numpy() for each in pair]
+            total += torch.as_tensor(midpoint_sample_tv(*log_densities))
+    return total / (2 * draws)
+
+
+@torch.no_grad()
 def policy_divergence_samples(
     data_policy: HistoryPolicy | None,
     policy: HistoryPolicy,
@@ -152,19 +179,13 @@ def policy_divergence_samples(
     if data_policy is None:
         return np.zeros(data.trajectories.rewards.shape), 0.0
     moments = [each.network(data.features(each.encoder)) for each in (data_policy, policy)]
-    total = torch.zeros(len(data.actions), dtype=torch.float64)
-    for mean, log_std in moments:
-        for _ in range(draws):
-            noise = torch.randn(mean.shape, generator=generator, device=mean.device)
-            raw = mean + torch.exp(log_std) * noise
-            log_densities = [gaussian_log_density(raw, *each).double().cpu().numpy() for each in moments]
-            total += torch.as_tensor(midpoint_sample_tv(*log_densities))
+    samples = gaussian_tv_samples(moments[0], moments[1], generator, draws)
     lower, _ = diagonal_gaussian_tv_bounds(
         moments[0][0].double().cpu().numpy(), moments[0][1].double().exp().cpu().numpy(),
         moments[1][0].double().cpu().numpy(), moments[1][1].double().exp().cpu().numpy(),
     )  # fmt: skip
     visited = data.trajectories.valid.reshape(-1)
-    return data.per_step(total / (2 * draws)), float(np.max(lower[visited], initial=0.0))
+    return data.per_step(samples), float(np.max(lower[visited], initial=0.0))
 
 
 @torch.no_grad()

@@ -138,15 +138,12 @@ class Subject:
             ValueError: when the model was never fitted.
         """
         training.check_fitted()
-        dynamics = training.offers.dynamics
-        low, high = training.offers.reward_range
-        if dynamics is not None:
-            low, high = dynamics.reward_low, dynamics.reward_high
+        low, high = training.reward_range
         return Subject(
             model=training.model,
             policy=training.policy,
             data_policy=None,
-            dynamics=dynamics,
+            dynamics=training.offers.dynamics,
             obstacle=training.offers.obstacle,
             discount=training.config.discount,
             horizon=training.horizon,

@@ -45,6 +45,12 @@ def _value(line: Line, name: str, kind: Any, *, finite: bool) -> Any:
         raise ValueError(f"{line.where}: {name}: {text!r} is no {kind.__name__}") from error
 
 
+def settings_of(config: Any, *growing: str) -> dict[str, Any]:
+    """What the rows of a table depend on: the fields of a dataclass, but for its file, how its rows are printed, and
+    those that a table may be ``growing`` by."""
+    return {name: value for name, value in asdict(config).items() if name not in ("out", "as_json", *growing)}
+
+
 class ResumableTable(Generic[Row]):
     """A CSV with one line per row of a dataclass, after comment lines with its settings and the commits it was made at.
 

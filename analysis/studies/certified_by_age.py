@@ -20,7 +20,7 @@ from analysis.guarantee.certification import certify
 from analysis.guarantee.evidence_of_subject import evidence_of
 from analysis.guarantee.model_critic import ModelCritic
 from analysis.guarantee.subject import Subject
-from analysis.runs.resumable_table import ResumableTable
+from analysis.runs.resumable_table import ResumableTable, settings_of
 from analysis.studies.through_training import LENGTH, Snapshots
 from m3po.agents.m3po import M3PO
 from m3po.config import Config
@@ -194,12 +194,7 @@ def measure_all(config: CertifiedByAgeConfig) -> list[CertifiedRow]:
     Raises:
         ValueError: as ``ResumableTable``.
     """
-    settings = {
-        name: value
-        for name, value in dataclasses.asdict(config).items()
-        if name not in ("out", "seeds", "ages", "as_json")  # a file may grow by seeds and ages
-    }
-    table = ResumableTable(config.out, CertifiedRow, settings)
+    table = ResumableTable(config.out, CertifiedRow, settings_of(config, "seeds", "ages"))
     for seed in config.seeds:
         if {row.age for row in table.rows if row.seed == seed} >= set(config.ages):
             print(f"seed {seed}: complete in {config.out}", file=sys.stderr)

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from analysis.guarantee.estimates import STATEMENTS, Estimates, measure, return_interval
 from analysis.guarantee.subject import Subject
 from analysis.guarantee.verdicts import certificate_of, theorem_4
-from analysis.runs.resumable_table import ResumableTable
+from analysis.runs.resumable_table import ResumableTable, settings_of
 from m3po.agents.m3po import M3PO
 from m3po.agents.model_training import train_model
 from m3po.config import Config
@@ -260,17 +260,12 @@ def measure_all(config: NoiseLevelConfig) -> tuple[list[NoiseRow], tuple[float, 
     Raises:
         ValueError: as ``ResumableTable``.
     """
-    settings = {
-        name: value
-        for name, value in dataclasses.asdict(config).items()
-        if name not in ("out", "runs", "as_json", "scaled", "equal", "samples")  # a file may grow by these
-    }
     noise_free = trained(training_settings(config, "noise-free", 0.0))
     seed = environment_seeds(Purpose.NOISE_FREE, config.seed, count=1)[0]
     episodes = noise_free.episodes(50, seed=seed, generator=torch_generator(Purpose.NOISE_FREE, config.seed))
     scales = episodes.observations[:, 1:].reshape(-1, episodes.observations.shape[-1]).std(axis=0)
     reference = mean_and_error(episodes.returns())
-    table = ResumableTable(config.out, NoiseRow, settings)
+    table = ResumableTable(config.out, NoiseRow, settings_of(config, "runs", "scaled", "equal", "samples"))
     levels = [("scaled", level, level * scales) for level in config.scaled]
     levels += [("equal", level, np.full(len(scales), level)) for level in config.equal]
     for kind, level, noise in tqdm(levels, desc="noise levels", file=sys.stderr):

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from analysis.guarantee.estimates import STATEMENTS, Estimates, measure, return_interval
 from analysis.guarantee.subject import Subject
 from analysis.guarantee.verdicts import Check, certificate_of, theorem_4
-from analysis.runs.resumable_table import ResumableTable
+from analysis.runs.resumable_table import ResumableTable, settings_of
 from analysis.studies.planted_faults import SHIFT, ContractingModel, shifted
 from bounds.confidence import Interval
 from m3po.agents.m3po import M3PO
@@ -281,12 +281,7 @@ def measure_all(config: ThroughTrainingConfig) -> list[CertificateRow]:
     Raises:
         ValueError: as ``ResumableTable``.
     """
-    settings = {
-        name: value
-        for name, value in dataclasses.asdict(config).items()
-        if name not in ("out", "seeds", "ages", "as_json")  # a file may grow by seeds and ages
-    }
-    table = ResumableTable(config.out, CertificateRow, settings)
+    table = ResumableTable(config.out, CertificateRow, settings_of(config, "seeds", "ages"))
     for seed in config.seeds:
         if sum(row.seed == seed and row.age in config.ages for row in table.rows) == config.rows_per_seed:
             print(f"seed {seed}: complete in {config.out}", file=sys.stderr)

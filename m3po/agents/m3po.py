@@ -162,6 +162,8 @@ class M3PO(TrainingLoop):
         self.model_optimiser.load_state_dict(state["model_optimiser"])
         self.agent.load_state(state)
         self.data_policy.load_state_dict(state["data_policy"])
+        if self.agent.move_penalty is not None:
+            self.agent.move_penalty.follow(self.data_policy.network)
         self.certification.load_state(state)
 
     def epoch_state(self) -> dict[str, Any]:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from m3po.data.types import Windows
-from m3po.networks.policy import GaussianPolicy, HistoryPolicy, gaussian_log_density
+from m3po.errors import gaussian_tv_samples
+from m3po.networks.policy import GaussianPolicy, HistoryPolicy
 
 # Change of the penalty's log weight per update, at most.
 WEIGHT_RATE = 0.02
@@ -60,15 +60,6 @@ class MovePenalty:
         with torch.no_grad():
             self.log_weight += WEIGHT_RATE * (divergence / self._divergence - 1).clamp(-1, 1)
         return penalty
-
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint stores."""
-        return {"reference": self.reference.state_dict(), "log_weight": self.log_weight}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Inverse of ``state``."""
-        self.reference.load_state_dict(state["reference"])
-        self.log_weight.copy_(state["log_weight"])
 
 
 @dataclass(frozen=True)
@@ -120,7 +111,8 @@ def limit_move(
     @torch.no_grad()
     def distance() -> float:
         same_draws = torch.Generator(features.device).manual_seed(seed)
-        return mean_total_variation(held_out_target, policy.network(held_out_features), same_draws)
+        found = gaussian_tv_samples(held_out_target, policy.network(held_out_features), same_draws)
+        return found.mean().item()
 
     wanted = distance()
     if wanted <= limit:
@@ -158,21 +150,3 @@ def gaussian_divergence(mean: Tensor, log_std: Tensor, other_mean: Tensor, other
     variance_ratio = torch.exp(2 * (log_std - other_log_std))
     distance = ((mean - other_mean) * torch.exp(-other_log_std)) ** 2
     return (0.5 * (variance_ratio + distance - 1) + other_log_std - log_std).sum(dim=-1)
-
-
-@torch.no_grad()
-def mean_total_variation(
-    moments: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor], generator: torch.Generator, draws: int = 8
-) -> float:
-    """Monte-Carlo mean of TV(N(mean, diag std^2), N(other_mean, diag other_std^2)) over N pairs, each [N, A].
-
-    E over u ~ (p + q)/2 of |p - q|/(p + q) = |tanh((log p - log q)/2)| is the total variation, without bias.
-    """
-    total = torch.zeros((), dtype=torch.float64, device=moments[0].device)
-    for mean, log_std in (moments, other):
-        for _ in range(draws):
-            noise = torch.randn(mean.shape, generator=generator, device=mean.device)
-            raw = mean + torch.exp(log_std) * noise
-            ratio = gaussian_log_density(raw, *moments) - gaussian_log_density(raw, *other)
-            total += torch.tanh(ratio / 2).abs().double().mean()
-    return float(total / (2 * draws))

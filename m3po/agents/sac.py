@@ -205,7 +205,7 @@ class SoftActorCritic:
             "networks": {name: module.state_dict() for name, module in self.modules().items()},
             "optimisers": {name: optimiser.state_dict() for name, optimiser in self.optimisers().items()},
             "log_temperature": self.log_temperature.detach(),
-            **({} if self.move_penalty is None else {"move_penalty": self.move_penalty.state()}),
+            **({} if self.move_penalty is None else {"log_move_weight": self.move_penalty.log_weight}),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -216,5 +216,5 @@ class SoftActorCritic:
             optimiser.load_state_dict(state["optimisers"][name])
         with torch.no_grad():
             self.log_temperature.copy_(state["log_temperature"])
-        if self.move_penalty is not None:
-            self.move_penalty.load_state(state["move_penalty"])
+            if self.move_penalty is not None:
+                self.move_penalty.log_weight.copy_(state["log_move_weight"])
