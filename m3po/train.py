@@ -42,22 +42,23 @@ def train(config: Config) -> RunDirectory:
     # What cannot be trained must not leave a run directory behind.
     choose_device(config.device, cuda_graphs=config.cuda_graphs)
     try_environment(config)
-    directory = RunDirectory.resume(config) if config.resume else RunDirectory.create(config)
     torch.set_num_threads(config.threads)
     keep_freed_memory()
+    training = None if config.resume else training_of(config)
+    directory = RunDirectory.resume(config) if config.resume else RunDirectory.create(config)
     try:
         if directory.complete:
             print(f"{config.run_dir} is complete already", file=messages())
         else:
-            run_to_end(start(config, directory), directory)
+            run_to_end(start(training or training_of(config), directory), directory)
     finally:
         directory.release()
     return directory
 
 
-def start(config: Config, directory: RunDirectory) -> TrainingLoop:
+def start(training: TrainingLoop, directory: RunDirectory) -> TrainingLoop:
     """A new training with the first row of its metrics, or one where its checkpoint was."""
-    training = training_of(config)
+    config = training.config
     if config.from_previous:
         directory.restore_previous()
     if directory.has_checkpoint or any(row["step"] > 0 for row in directory.metrics()):

@@ -21,6 +21,7 @@ from analysis.guarantee.guarantee import Guarantee
 from analysis.guarantee.verdicts import gap_of, verdict_on
 from bounds.confidence import Interval
 from m3po.agents.m3po import M3PO
+from m3po.agents.training import training_of
 from m3po.networks.model import EnsembleModel
 from m3po.runs.run_directory import RunDirectory
 from m3po.train import start, train
@@ -196,7 +197,7 @@ def test_bad_input_exits_2_and_names_it(tiny_run: Path, tmp_path: Path, capsys):
 def test_a_run_whose_model_was_never_fitted_is_refused(total_steps: int, tiny_run: Path, tmp_path: Path, capsys):
     """Right after the untrained evaluation, and among the random steps, as a stop leaves them."""
     path = tmp_path / "run"
-    untrained = start(tiny_config(path), run := RunDirectory.create(tiny_config(path)))
+    untrained = start(training_of(tiny_config(path)), run := RunDirectory.create(tiny_config(path)))
     while untrained.steps < total_steps:
         untrained.advance()
     run.save_checkpoint(untrained.state())

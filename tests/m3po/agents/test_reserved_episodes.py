@@ -16,6 +16,7 @@ from m3po.agents.reserved_episodes import ReservedEpisodes, ReservedShare, _with
 from m3po.config import Config
 from m3po.episodes import Trajectories, run_episodes
 from m3po.networks.policy import HistoryPolicy
+from m3po.train import train
 
 ENVIRONMENT = "m3po/SwitchingPointMass-v0"
 DISCOUNT = 0.8
@@ -206,4 +207,5 @@ def test_a_resumed_run_certifies_the_same(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_reserved_is_refused(tmp_path: Path, settings: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
-        training(tmp_path, reserved_share=0.5, **settings)
+        train(Config(run_dir=tmp_path / "run", **TINY | settings, reserved_share=0.5))
+    assert not (tmp_path / "run").exists()
