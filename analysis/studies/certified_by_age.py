@@ -21,9 +21,7 @@ from analysis.guarantee.evidence_of_subject import evidence_of
 from analysis.guarantee.model_critic import ModelCritic
 from analysis.guarantee.subject import Subject
 from analysis.runs.resumable_table import ResumableTable, settings_of
-from analysis.studies.through_training import LENGTH, Snapshots
-from m3po.agents.m3po import M3PO
-from m3po.config import Config
+from analysis.studies.through_training import LENGTH, Snapshots, unmeasured_training
 from m3po.episodes import Trajectories
 from m3po.errors import EncodedTrajectories, policy_divergence_samples
 from m3po.flag_checks import EpisodeCount, Items, NotNegative, Seed, Steps, check_directory_of, check_fields
@@ -207,13 +205,7 @@ def measure_all(config: CertifiedByAgeConfig) -> list[CertifiedRow]:
 
 def trained(config: CertifiedByAgeConfig, seed: int) -> tuple[Subject, dict[int, HistoryPolicy]]:
     """The end of one training, and the policies of earlier real steps."""
-    # The run's own measurements do not change it, and no run directory is written.
-    training = M3PO(
-        Config(
-            run_dir=config.out, seed=seed, total_steps=config.total_steps, device="cpu", measure_episodes=2,
-            evaluation_episodes=2,
-        )
-    )  # fmt: skip
+    training = unmeasured_training(config.out, seed, config.total_steps)
     snapshots = Snapshots(config)
     with tqdm(total=config.total_steps, desc=f"seed {seed}", unit="step", file=sys.stderr, mininterval=2) as progress:
         while not training.finished:

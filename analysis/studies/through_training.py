@@ -195,6 +195,16 @@ class Looks(Protocol):
         ...
 
 
+def unmeasured_training(out: Path, seed: int, total_steps: int) -> M3PO:
+    """A training with all other defaults, whose own measurements, which do not change it, are as few as may be.
+
+    ``out`` stands for its run directory in messages; none is written.
+    """
+    return M3PO(
+        Config(run_dir=out, seed=seed, total_steps=total_steps, device="cpu", measure_episodes=2, evaluation_episodes=2)
+    )
+
+
 class Snapshots:
     """The policies that collected given real steps of a training, kept while it runs.
 
@@ -286,13 +296,7 @@ def measure_all(config: ThroughTrainingConfig) -> list[CertificateRow]:
         if sum(row.seed == seed and row.age in config.ages for row in table.rows) == config.rows_per_seed:
             print(f"seed {seed}: complete in {config.out}", file=sys.stderr)
             continue
-        # The run's own measurements do not change it, and no run directory is written.
-        training = M3PO(
-            Config(
-                run_dir=config.out, seed=seed, total_steps=config.total_steps, device="cpu", measure_episodes=2,
-                evaluation_episodes=2,
-            )
-        )  # fmt: skip
+        training = unmeasured_training(config.out, seed, config.total_steps)
         snapshots = Snapshots(config)
         with tqdm(
             total=config.total_steps, desc=f"seed {seed}", unit="step", file=sys.stderr, mininterval=2

@@ -19,6 +19,7 @@ from analysis.guarantee.model_critic import ModelCritic
 from analysis.guarantee.subject import Subject
 from analysis.runs.resumable_table import ResumableTable
 from analysis.studies import certified_by_age as study
+from analysis.studies import through_training
 from analysis.studies.certified_by_age import (
     BOUNDS,
     CertifiedByAgeConfig,
@@ -187,7 +188,7 @@ def test_a_training_gives_its_end_and_the_policies_of_its_past(tmp_path: Path, m
     def small(**settings: Any) -> Any:
         return dataclasses.replace(tiny_config(tmp_path), initial_random_steps=100, epoch_steps=40, **settings)
 
-    monkeypatch.setattr(study, "Config", small)
+    monkeypatch.setattr(through_training, "Config", small)
     subject, policies = trained(config_at(tmp_path, total_steps=125, ages=(0, 1, 20)), 0)
     assert subject.steps == 125
     assert sorted(policies) == [105, 124]
