@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,10 +16,19 @@ from tqdm import tqdm
 
 from analysis.guarantee.subject import Subject
 from analysis.runs.resumable_table import ResumableTable
+from m3po.agents.certification import Certification
 from m3po.agents.m3po import M3PO
 from m3po.config import Config
 from m3po.flag_checks import EpisodeCount, Items, PositiveShare, Seed, Share, Steps, check_directory_of, check_fields
 from m3po.seeds import Purpose, environment_seeds, torch_generator
+
+# The limit, in rows, of trainings without --move-limit.
+UNLIMITED = math.inf
+
+
+def name_of(limit: float) -> str:
+    """A limit as --limits takes it."""
+    return "None" if limit == UNLIMITED else f"{limit:g}"
 
 
 @dataclass(frozen=True)
@@ -30,8 +40,9 @@ class LimitedMovesConfig:
     """CSV of the rows, one per training and epoch."""
     seeds: Annotated[tuple[Seed, ...], Items(different=True)] = (0, 1, 2, 3, 4)
     """One training each, for every limit."""
-    limits: Annotated[tuple[PositiveShare, ...], Items(different=True)] = (1.0, 0.3, 0.1)
-    """Values of --move-limit, in (0, 1]; 1 is never exceeded, but the penalty still holds the mean KL near 2 nats."""
+    limits: Annotated[tuple[PositiveShare | None, ...], Items(different=True)] = (None, 1.0, 0.3, 0.1)
+    """Values of --move-limit, in (0, 1], or None: without it, which is what the others are held against. 1 is never
+    exceeded, but the penalty still holds the mean KL near 2 nats."""
     reserved_share: Share = 0.3
     """--reserved-share of every training."""
     total_steps: Steps = 7000
@@ -51,11 +62,12 @@ class EpochRow:
     """The bound logged at the end of an epoch, and the truth.
 
     Attributes:
-        limit, seed, step: the training and its real steps.
+        limit, seed, step: the training (``UNLIMITED``: without --move-limit) and its real steps.
         true_return, standard_error: mean discounted return of the policy as it explores, of fresh episodes.
         certified_return, trivial_return: as logged; the bound holds with confidence .95 at each epoch.
         used, effective, reserved: episodes that the bound rests on, what they are worth, and all there are.
-        move_wanted, move: mean total variation per step from the epoch before, as learned and as limited.
+        move_wanted, move: mean total variation per step from the epoch before, as learned and as limited; the same
+            where nothing limits it.
         evaluation: undiscounted return of the mean of the policy, as in learning curves.
     """
 
@@ -90,6 +102,8 @@ class LimitSummary:
         missed: share whose bound exceeds the true return by more than 3 standard errors.
         certified_share: median over epochs of the way from trivial to true that is certified.
         true_return, evaluation: of the final policies, one per seed.
+        against_unlimited: final true return minus that of the training with the same seed and no limit, where there is
+            one.
         certified_return: of the final policies.
         move: mean over epochs.
     """
@@ -102,6 +116,7 @@ class LimitSummary:
     certified_share: float
     true_return: tuple[float, ...]
     evaluation: tuple[float, ...]
+    against_unlimited: tuple[float, ...]
     certified_return: tuple[float, ...]
     move: float
 
@@ -118,16 +133,17 @@ def measure_all(config: LimitedMovesConfig) -> list[EpochRow]:
         "episodes": config.episodes,
     }
     table = ResumableTable(config.out, EpochRow, settings)
+    limits = [UNLIMITED if limit is None else limit for limit in config.limits]
     for seed in config.seeds:
-        for limit in config.limits:
+        for limit in limits:
             if any((row.limit, row.seed, row.step) == (limit, seed, config.total_steps) for row in table.rows):
-                print(f"limit {limit:g}, seed {seed}: complete in {config.out}", file=sys.stderr)
+                print(f"limit {name_of(limit)}, seed {seed}: complete in {config.out}", file=sys.stderr)
                 continue
             done = {row.step for row in table.rows if (row.limit, row.seed) == (limit, seed)}
             for row in epochs(config, limit, seed):
                 if row.step not in done:
                     table.add(row)
-    return [row for row in table.rows if row.seed in config.seeds and row.limit in config.limits]
+    return [row for row in table.rows if row.seed in config.seeds and row.limit in limits]
 
 
 def epochs(config: LimitedMovesConfig, limit: float, seed: int) -> Sequence[EpochRow]:
@@ -138,17 +154,23 @@ def epochs(config: LimitedMovesConfig, limit: float, seed: int) -> Sequence[Epoc
             seed=seed,
             total_steps=config.total_steps,
             reserved_share=config.reserved_share,
-            move_limit=limit,
+            move_limit=None if limit == UNLIMITED else limit,
             device="cpu",
             measure_episodes=2,
         )
     )
+    moves = unlimited_moves(training) if limit == UNLIMITED else None
     rows = []
-    with tqdm(total=config.total_steps, desc=f"limit {limit:g}, seed {seed}", unit="step", file=sys.stderr) as bar:
+    with tqdm(
+        total=config.total_steps, desc=f"limit {name_of(limit)}, seed {seed}", unit="step", file=sys.stderr
+    ) as bar:
         while not training.finished:
             logged = training.advance()
             bar.update(training.steps - bar.n)
-            if logged is None or "certified_return" not in logged:
+            if logged is None:
+                continue
+            moved = logged if moves is None else moves.limit(training.environment_buffer, training.steps)
+            if "certified_return" not in logged:
                 continue
             stream = (Purpose.LIMITED_MOVES, seed, training.steps)
             subject = Subject.of(training).on_own_data()
@@ -167,8 +189,8 @@ def epochs(config: LimitedMovesConfig, limit: float, seed: int) -> Sequence[Epoc
                     used=logged["certifying_episodes"],
                     effective=logged["certifying_effective"],
                     reserved=logged["reserved_episodes"],
-                    move_wanted=logged["move_wanted"],
-                    move=logged["move"],
+                    move_wanted=moved["move_wanted"],
+                    move=moved["move"],
                     evaluation=logged["return"],
                 )
             )
@@ -176,13 +198,21 @@ def epochs(config: LimitedMovesConfig, limit: float, seed: int) -> Sequence[Epoc
     return rows
 
 
+def unlimited_moves(training: M3PO) -> Certification:
+    """Measures the moves of a training without --move-limit as limited ones are measured: total variation never exceeds
+    1, so a limit of 1, met with no penalty before, changes nothing."""
+    config = dataclasses.replace(training.config, move_limit=1.0, reserved_share=0.0)
+    return Certification(config, training.policy, training.horizon, training.reward_range)
+
+
 def summarise(rows: Sequence[EpochRow]) -> list[LimitSummary]:
-    """One summary per limit, the widest first."""
+    """One summary per limit, none first, then the widest."""
     summaries = []
+    last = {(row.limit, row.seed): row for row in sorted(rows, key=lambda row: row.step)}
     for limit in sorted({row.limit for row in rows}, reverse=True):
         here = [row for row in rows if row.limit == limit]
-        last = {row.seed: row for row in sorted(here, key=lambda row: row.step)}
-        final = [last[seed] for seed in sorted(last)]
+        seeds = sorted({row.seed for row in here})
+        final = [last[limit, seed] for seed in seeds]
         summaries.append(
             LimitSummary(
                 limit=limit,
@@ -195,6 +225,11 @@ def summarise(rows: Sequence[EpochRow]) -> list[LimitSummary]:
                 certified_share=float(np.median([row.share for row in here])),
                 true_return=tuple(row.true_return for row in final),
                 evaluation=tuple(row.evaluation for row in final),
+                against_unlimited=tuple(
+                    last[limit, seed].true_return - last[UNLIMITED, seed].true_return
+                    for seed in seeds
+                    if (UNLIMITED, seed) in last
+                ),
                 certified_return=tuple(row.certified_return for row in final),
                 move=float(np.mean([row.move for row in here])),
             )
