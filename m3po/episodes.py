@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from m3po.data.types import Windows
+from m3po.envs.vector_options import whole_number
 from m3po.foreign.checked_environment import SideBySide, change_of, to_tensor
 from m3po.networks.policy import Policy
 
@@ -53,6 +54,7 @@ def run_episodes(
     generator: torch.Generator,
     deterministic: bool = False,
     options: Mapping[str, Any] | None = None,
+    threads: int | None = None,
 ) -> Trajectories:
     """Run ``episodes`` whole episodes of a fixed policy.
 
@@ -64,14 +66,18 @@ def run_episodes(
         generator: of the actions.
         deterministic: take the mean of the policy instead of a sample.
         options: what to build the environment with.
+        threads: of the simulation of the MuJoCo bodies here, which change nothing but the time it takes; None: as many
+            as the process may use. torch's are set elsewhere.
 
     Raises:
-        ValueError: when ``episodes`` < 1, and as ``SideBySide``.
+        ValueError: when ``episodes`` < 1, on a bad number of threads, and as ``SideBySide``.
         DivergenceError: when an observation or a reward is not a finite number.
     """
     if episodes < 1:
         raise ValueError(f"episodes must be >= 1, got {episodes}")
-    environments = SideBySide(env_id, options or {}, episodes)
+    if threads is not None:
+        threads = whole_number("threads", threads)
+    environments = SideBySide(env_id, options or {}, episodes, threads)
     try:
         return _run(environments, policy, seed, generator, deterministic=deterministic)
     finally:

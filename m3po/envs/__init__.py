@@ -11,9 +11,17 @@ register(
 
 HORIZON = 1000
 
-register("m3po/HalfCheetahFwdBwd-v0", "m3po.envs.half_cheetah:HalfCheetahFwdBwd", max_episode_steps=HORIZON)
-register("m3po/HalfCheetahPier-v0", "m3po.envs.half_cheetah:HalfCheetahPier", max_episode_steps=HORIZON)
-register("m3po/AntFwdBwd-v0", "m3po.envs.ant:AntFwdBwd", max_episode_steps=HORIZON)
-register("m3po/AntCrippledLeg-v0", "m3po.envs.ant:AntCrippledLeg", max_episode_steps=HORIZON)
-register("m3po/Walker2dRandomParams-v0", "m3po.envs.walker2d:Walker2dRandomParams", max_episode_steps=HORIZON)
-register("m3po/HumanoidDirec-v0", "m3po.envs.humanoid:HumanoidDirec", max_episode_steps=HORIZON)
+for _name, _module in (
+    ("HalfCheetahFwdBwd", "half_cheetah"),
+    ("HalfCheetahPier", "half_cheetah"),
+    ("AntFwdBwd", "ant"),
+    ("AntCrippledLeg", "ant"),
+    ("Walker2dRandomParams", "walker2d"),
+    ("HumanoidDirec", "humanoid"),
+):
+    register(
+        id=f"m3po/{_name}-v0",
+        entry_point=f"m3po.envs.{_module}:{_name}",
+        vector_entry_point=f"m3po.envs.{_module}:{_name}Vector",
+        max_episode_steps=HORIZON,
+    )

@@ -11,6 +11,8 @@ import numpy as np
 from gymnasium.envs.mujoco.ant_v5 import AntEnv
 from numpy.typing import NDArray
 
+from m3po.envs.body_steps import AntSteps
+from m3po.envs.body_vector import BodyVector
 from m3po.envs.direction import DirectionTask
 from m3po.envs.hidden_task import EnvironmentOptions, HiddenTask, split_options
 from m3po.envs.protocol import Array
@@ -93,7 +95,32 @@ class AntCrippledLeg(HiddenTask, AntEnv):
         # As built, the geom's frame is that of its body's inertia, and MuJoCo would ignore the new position.
         self.model.geom_sameframe[lower] = mujoco.mjtSameFrame.mjSAMEFRAME_NONE
 
+    def working(self, controls: Any) -> Array:
+        """What the motors get. Shapes [A] -> [A]."""
+        found = np.array(controls, dtype=np.float64)
+        found[..., self.ACTUATORS[self.task]] = 0.0
+        return found
+
     def do_simulation(self, ctrl: Any, n_frames: int) -> None:
-        working = np.array(ctrl, dtype=np.float64)
-        working[..., self.ACTUATORS[self.task]] = 0.0
-        super().do_simulation(working, n_frames)
+        super().do_simulation(self.working(ctrl), n_frames)
+
+
+class AntCrippledLegSteps(AntSteps):
+    """Ant-v5 whose crippled motors get nothing."""
+
+    def advance(self, i: int, control: Array) -> None:
+        super().advance(i, self.environments[i].working(control))
+
+
+class AntFwdBwdVector(BodyVector):
+    """AntFwdBwd, many at once."""
+
+    environment = AntFwdBwd
+    steps = AntSteps
+
+
+class AntCrippledLegVector(BodyVector):
+    """AntCrippledLeg, many at once."""
+
+    environment = AntCrippledLeg
+    steps = AntCrippledLegSteps

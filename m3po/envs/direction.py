@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from m3po.envs.hidden_task import HiddenTask
+from m3po.envs.hidden_task import HiddenTask, Values
 
 
 class DirectionTask(HiddenTask):
@@ -23,8 +23,8 @@ class DirectionTask(HiddenTask):
     def task_parameters(self, task: int) -> dict[str, Any]:
         return {"direction": 1 - 2 * task}
 
-    def task_reward(self, reward: float, info: dict[str, Any]) -> float:
+    def task_reward(self, reward: Values, info: dict[str, Any], task: Any) -> Values:
         """r + (direction - 1) r_forward, with r and r_forward of gymnasium's body."""
-        forward, direction = info["reward_forward"], 1 - 2 * self.task
+        forward, direction = info["reward_forward"], 1 - 2 * task
         info["reward_forward"] = direction * forward
-        return float(reward + (direction - 1) * forward)
+        return reward + (direction - 1) * forward

@@ -11,6 +11,8 @@ import numpy as np
 from gymnasium.envs.mujoco.half_cheetah_v5 import HalfCheetahEnv
 from numpy.typing import ArrayLike, NDArray
 
+from m3po.envs.body_steps import HalfCheetahSteps
+from m3po.envs.body_vector import BodyVector
 from m3po.envs.direction import DirectionTask
 from m3po.envs.hidden_task import CONTINUUM, EnvironmentOptions, HiddenTask, split_options, uniform_draws
 from m3po.envs.protocol import Array
@@ -55,8 +57,8 @@ class HalfCheetahFwdBwd(DirectionTask, HalfCheetahEnv):
         HalfCheetahEnv.__init__(self, ctrl_cost_weight=CTRL_COST_WEIGHT, **body)
         self.hide_task(options, **task)
 
-    def _initialize_simulation(self) -> tuple[Any, Any]:
-        return _simulation(mujoco.MjSpec.from_file(self.fullpath), self.width, self.height)
+    def build_model(self) -> Any:
+        return _compile(mujoco.MjSpec.from_file(self.fullpath))
 
 
 class HalfCheetahPier(HiddenTask, HalfCheetahEnv):
@@ -86,7 +88,7 @@ class HalfCheetahPier(HiddenTask, HalfCheetahEnv):
         HalfCheetahEnv.__init__(self, ctrl_cost_weight=CTRL_COST_WEIGHT, **body)
         self.hide_task({**options, "observe_pier": observe_pier, "fall_ends_episode": fall_ends_episode}, **task)
 
-    def _initialize_simulation(self) -> tuple[Any, Any]:
+    def build_model(self) -> Any:
         spec = mujoco.MjSpec.from_file(self.fullpath)
         floor = spec.geom("floor")
         floor.pos = [0.0, 0.0, FLOOR_HEIGHT]
@@ -111,7 +113,7 @@ class HalfCheetahPier(HiddenTask, HalfCheetahEnv):
                 conaffinity=1,
                 rgba=[shade, shade, shade, 1.0],
             )
-        return _simulation(spec, self.width, self.height)
+        return _compile(spec)
 
     def reset_model(self) -> Any:
         """The cheetah starts as in HalfCheetah-v5; the blocks at rest where spring and weight balance."""
@@ -151,9 +153,15 @@ class HalfCheetahPier(HiddenTask, HalfCheetahEnv):
         self.model.dof_damping[CHEETAH_SIZE:] = self.task_parameters(task)["damping"]
 
 
-def _simulation(spec: Any, width: int, height: int) -> tuple[Any, Any]:
-    """As MujocoEnv builds it, from a specification instead of a file."""
-    model = _compile(spec)
-    model.vis.global_.offwidth = max(model.vis.global_.offwidth, width)
-    model.vis.global_.offheight = max(model.vis.global_.offheight, height)
-    return model, mujoco.MjData(model)
+class HalfCheetahFwdBwdVector(BodyVector):
+    """HalfCheetahFwdBwd, many at once."""
+
+    environment = HalfCheetahFwdBwd
+    steps = HalfCheetahSteps
+
+
+class HalfCheetahPierVector(BodyVector):
+    """HalfCheetahPier, many at once."""
+
+    environment = HalfCheetahPier
+    steps = HalfCheetahSteps

@@ -6,9 +6,10 @@ a task does to the model or to the reward; everything random comes from the envi
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, TypedDict, cast
+from typing import Any, ClassVar, Self, TypedDict, TypeVar, cast
 
 import gymnasium as gym
 import mujoco
@@ -27,6 +28,8 @@ CONTINUUM = 2**31
 # All that the next step depends on; and what gymnasium's ant and humanoid take velocities from, one substep late.
 STATE = mujoco.mjtState.mjSTATE_INTEGRATION
 LAGGING = ("xpos", "xipos")
+# One number, or one for each of N environments.
+Values = TypeVar("Values", float, Array)
 
 
 class BodyOptions(TypedDict, total=False):
@@ -106,6 +109,29 @@ class HiddenTask(MujocoEnv):
     observed_positions: slice
     observed_velocities: slice = slice(None)
     observation_is_state: bool = False
+    _given_model: Any = None
+
+    @classmethod
+    def side_by_side(cls, count: int, options: Mapping[str, Any]) -> list[Self]:
+        """``count`` environments with the same options; they have one MuJoCo model together unless tasks edit it."""
+        first = cls(**options)
+        found = [first]
+        for _ in range(count - 1):
+            other = cls.__new__(cls)
+            other._given_model = copy.copy(first.model) if cls.edited_fields else first.model
+            cls.__init__(other, **options)
+            found.append(other)
+        return found
+
+    def build_model(self) -> Any:
+        """The MuJoCo model, as no task has edited it."""
+        return mujoco.MjModel.from_xml_path(self.fullpath)
+
+    def _initialize_simulation(self) -> tuple[Any, Any]:
+        model = self.build_model() if self._given_model is None else self._given_model
+        model.vis.global_.offwidth = max(model.vis.global_.offwidth, self.width)
+        model.vis.global_.offheight = max(model.vis.global_.offheight, self.height)
+        return model, mujoco.MjData(model)
 
     def hide_task(
         self,
@@ -149,9 +175,14 @@ class HiddenTask(MujocoEnv):
     def edit_model(self, task: int) -> None:
         """Change ``edited_fields`` of the model, which are as built, to those of ``task``."""
 
-    def task_reward(self, reward: float, info: dict[str, Any]) -> float:
-        """The reward of the present task, given that of gymnasium's body; ``info`` is kept in agreement."""
+    def task_reward(self, reward: Values, info: dict[str, Any], task: Any) -> Values:
+        """The reward of ``task``, given that of gymnasium's body; ``info`` is kept in agreement. [N] or () each."""
         return reward
+
+    def observed(self, positions: Array, velocities: Array) -> Array:
+        """What is seen of the state, without the reward. Shapes [..., nq], [..., nv] -> [..., O]."""
+        seen = positions[..., self.observed_positions], velocities[..., self.observed_velocities]
+        return np.concatenate(seen, axis=-1)
 
     def terminated(self, observation: NDArray[np.floating]) -> NDArray[np.bool_]:
         """Which observations end an episode, here none (a last coordinate may be the reward). [N, O] -> [N]."""
@@ -199,7 +230,7 @@ class HiddenTask(MujocoEnv):
         pinned = (options or {}).get("task")
         first = None if pinned is None else self.check_task("options['task']", pinned)
         gym.Env.reset(self, seed=seed)
-        drawn = self._draw_task()  # drawn even if pinned: the rest of the episode is then the same
+        drawn = self.draw_task()  # drawn even if pinned: the rest of the episode is then the same
         self.set_task(drawn if first is None else first)
         self._steps = 0
         observation, info = super().reset()
@@ -214,7 +245,7 @@ class HiddenTask(MujocoEnv):
             observation, reward, terminated, info = self._noisy_outcome(action, self.process_noise)
         self._steps += 1
         if self.switching.redraws(np.array([self._steps]), self.np_random)[0]:
-            self.set_task(self._draw_task())
+            self.set_task(self.draw_task())
         info["task"] = self.task
         return observation, reward, terminated, False, info
 
@@ -230,7 +261,7 @@ class HiddenTask(MujocoEnv):
         positions[:] = observation[: len(positions)]
         self.data.qvel[self.observed_velocities] = observation[len(positions) : self._state_size]
         self._forget_solver()
-        following, reward, *_ = self._outcome(_as_executed(action))
+        following, reward, *_ = self._outcome(as_executed(action))
         return self._with_reward(following, reward)
 
     @property
@@ -250,11 +281,12 @@ class HiddenTask(MujocoEnv):
     def _twin(self) -> HiddenTask:
         return type(self)(**{name: value for name, value in self._arguments.items() if name != "render_mode"})
 
-    def _draw_task(self) -> int:
+    def draw_task(self) -> int:
+        """One of ``tasks``, from the environment's own generator."""
         return int(self.tasks[int(self.np_random.integers(len(self.tasks)))])
 
     def _get_obs(self) -> Array:
-        return np.concatenate((self.data.qpos[self.observed_positions], self.data.qvel[self.observed_velocities]))
+        return self.observed(self.data.qpos, self.data.qvel)
 
     def _with_reward(self, observation: Array, reward: float) -> Array:
         if not self.observe_reward:
@@ -267,7 +299,7 @@ class HiddenTask(MujocoEnv):
     def _outcome(self, action: ArrayLike) -> tuple[Array, float, bool, dict[str, Any]]:
         """The body's step under the present task: next observation (without reward), reward, terminated, info."""
         observation, paid, terminated, _, info = super().step(np.asarray(action))
-        reward = self.task_reward(float(paid), info)
+        reward = float(self.task_reward(float(paid), info, self.task))
         if self.reward_range is not None:
             reward = min(max(reward, self.reward_range[0]), self.reward_range[1])
         return observation, reward, bool(terminated), info
@@ -275,12 +307,8 @@ class HiddenTask(MujocoEnv):
     def _noisy_outcome(self, action: ArrayLike, noise: Array) -> tuple[Array, float, bool, dict[str, Any]]:
         """As ``_outcome``, from a state that is exactly what was observed, and with noise on all that is observed."""
         data: Any = self.data
-        shift = 0.0
-        if self.observation_is_state:
-            self._forget_solver()
-            if self.observed_positions.start == 1:  # the floor is the same everywhere; rounding is not
-                shift, data.qpos[0] = float(data.qpos[0]), 0.0
-        _, reward, _, info = self._outcome(_as_executed(action))
+        shift = self.take_as_observed() if self.observation_is_state else 0.0
+        _, reward, _, info = self._outcome(as_executed(action))
         data.qpos[0] += shift
         if shift:
             info["x_position"] = float(data.qpos[0])
@@ -288,11 +316,23 @@ class HiddenTask(MujocoEnv):
         positions = data.qpos[self.observed_positions]
         positions += disturbance[: len(positions)]
         data.qvel[self.observed_velocities] += disturbance[len(positions) : self._state_size]
-        mujoco.mj_normalizeQuat(self.model, data.qpos)
-        mujoco.mj_kinematics(self.model, data)  # the humanoid's next velocity must not count what the noise moved
+        self.settle()
         seen_reward = reward + float(disturbance[-1]) if self.observe_reward else 0.0
         observation = self._with_reward(self._get_obs(), seen_reward)
         return observation, reward, bool(self.terminated(observation[None])[0]), info
+
+    def take_as_observed(self) -> float:
+        """Make the state exactly what was observed; returns by how much the root's x was moved."""
+        self._forget_solver()
+        shift = 0.0
+        if self.observed_positions.start == 1:  # the floor is the same everywhere; rounding is not
+            shift, self.data.qpos[0] = float(self.data.qpos[0]), 0.0
+        return shift
+
+    def settle(self) -> None:
+        """After noise on the state: orientations are unit quaternions, and no velocity counts what the noise moved."""
+        mujoco.mj_normalizeQuat(self.model, self.data.qpos)
+        mujoco.mj_kinematics(self.model, self.data)  # which the humanoid's next velocity is taken from
 
     def _forget_solver(self) -> None:
         """The contact solver would start from its last solution, which is no part of the observation."""
@@ -322,7 +362,7 @@ class HiddenTask(MujocoEnv):
             getattr(self.data, name)[...] = value
 
 
-def _as_executed(action: ArrayLike) -> NDArray[np.float32]:
+def as_executed(action: ArrayLike) -> NDArray[np.float32]:
     """Actions in [-1, 1] as the environment gets them from m3po.episodes.to_environment: float32(a + 1) - 1, clipped.
 
     Doing it again changes nothing, so an action means the same however it came here.

@@ -8,6 +8,8 @@ import numpy as np
 from gymnasium.envs.mujoco.humanoid_v5 import HumanoidEnv
 from numpy.typing import NDArray
 
+from m3po.envs.body_steps import HumanoidSteps
+from m3po.envs.body_vector import BodyVector
 from m3po.envs.direction import DirectionTask
 from m3po.envs.hidden_task import EnvironmentOptions, split_options
 
@@ -43,3 +45,10 @@ class HumanoidDirec(DirectionTask, HumanoidEnv):
         """Height outside (1, 2). [N, O] -> [N]."""
         height = observation[:, 0]
         return np.asarray(~((HEALTHY_HEIGHT[0] < height) & (height < HEALTHY_HEIGHT[1])))
+
+
+class HumanoidDirecVector(BodyVector):
+    """HumanoidDirec, many at once."""
+
+    environment = HumanoidDirec
+    steps = HumanoidSteps

@@ -45,8 +45,14 @@ class SwitchingRule:
         Returns:
             [N] booleans.
         """
-        if self.period is not None:
-            return np.asarray(steps % self.period == 0)
-        if self.probability > 0:
-            return np.asarray(generator.random(steps.shape) < self.probability)
-        return np.zeros(steps.shape, dtype=bool)
+        return self.redraws_given(steps, generator.random(steps.shape) if self.is_random else np.zeros(steps.shape))
+
+    @property
+    def is_random(self) -> bool:
+        """Whether a switch is a matter of chance."""
+        return self.probability > 0
+
+    def redraws_given(self, steps: NDArray[np.integer], chances: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """``redraws`` with the numbers that the random rule draws, uniform in [0, 1). Shapes [N], [N] -> [N]."""
+        redrawn = chances < self.probability if self.period is None else steps % self.period == 0
+        return np.asarray(redrawn)

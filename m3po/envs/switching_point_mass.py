@@ -21,6 +21,7 @@ from scipy.special import logsumexp, softmax
 
 from m3po.envs.protocol import Array, Tasks
 from m3po.envs.switching import SwitchingRule
+from m3po.envs.vector_options import autoreset_mode_of, episodes_to_reset, has_ended, whole_number
 
 STATE_SIZE = 4
 ACTION_SIZE = 2
@@ -343,7 +344,8 @@ class SwitchingPointMass(gym.Env[Array, NDArray[np.float32]]):
 class SwitchingPointMassVector(gym.vector.VectorEnv[Array, NDArray[np.float32], Any]):
     """``num_envs`` episodes of SwitchingPointMass in one array, with the same options and ``max_episode_steps``.
 
-    An episode that has ended is reset by the next ``step`` (gymnasium's NEXT_STEP autoreset).
+    ``autoreset_mode`` says what happens after an episode ends, as gymnasium defines it (see
+    m3po.envs.body_vector.BodyVector). One random generator serves all episodes, so there is one seed for all.
     """
 
     metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP, "render_modes": []}  # noqa: RUF012
@@ -353,6 +355,7 @@ class SwitchingPointMassVector(gym.vector.VectorEnv[Array, NDArray[np.float32], 
         num_envs: int = 1,
         *,
         max_episode_steps: int = 100,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         switch_probability: float | None = None,
         switch_period: int | None = None,
         process_noise: float | Sequence[float] = DEFAULT_PROCESS_NOISE,
@@ -363,13 +366,13 @@ class SwitchingPointMassVector(gym.vector.VectorEnv[Array, NDArray[np.float32], 
     ) -> None:
         if render_mode is not None:
             raise ValueError(f"render_mode must be None, got {render_mode!r}")
-        if not (1 <= max_episode_steps < math.inf and max_episode_steps == int(max_episode_steps)):
-            raise ValueError(f"max_episode_steps must be a whole number >= 1, got {max_episode_steps}")
         dynamics = PointMassDynamics(
             tasks, process_noise, _switching_rule(switch_probability, switch_period), first_task
         )
-        self.num_envs = num_envs
-        self.max_episode_steps = max_episode_steps
+        self.num_envs = whole_number("num_envs", num_envs)
+        self.max_episode_steps = whole_number("max_episode_steps", max_episode_steps)
+        self.autoreset_mode = autoreset_mode_of(autoreset_mode)
+        self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}
         self.observe_reward = observe_reward
         self.render_mode = render_mode
         self.single_observation_space = _observation_space(observe_reward)
@@ -379,28 +382,50 @@ class SwitchingPointMassVector(gym.vector.VectorEnv[Array, NDArray[np.float32], 
         self._episodes = _Episodes(dynamics, num_envs)
         self.dynamics: Any = None if observe_reward else dynamics
         self._ended = np.zeros(num_envs, dtype=bool)
+        self._rewards: Array = np.zeros(num_envs)
 
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Array, dict[str, Any]]:
         if isinstance(seed, list):
             raise ValueError(f"one seed for the whole vector is supported, got a list of {len(seed)}")
+        which = episodes_to_reset(options or {}, self.num_envs)
         super().reset(seed=seed)
-        self._episodes.reset(np.ones(self.num_envs, dtype=bool), self.np_random, options)
-        self._ended[:] = False
-        return self._episodes.observe(self.observe_reward, np.zeros(self.num_envs)), self._info()
+        self._episodes.reset(which, self.np_random, options)
+        self._ended &= ~which
+        self._rewards[which] = 0.0
+        return self._episodes.observe(self.observe_reward, self._rewards), self._info(which)
 
     def step(
         self, actions: NDArray[np.float32]
     ) -> tuple[Array, Array, NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
         again = self._ended
-        reward = np.where(again, 0.0, self._episodes.step(actions, self.np_random))
+        if self.autoreset_mode is AutoresetMode.DISABLED and again.any():
+            raise ValueError(has_ended(again))
+        self._rewards = np.where(again, 0.0, self._episodes.step(actions, self.np_random))
         if again.any():
             self._episodes.reset(again, self.np_random, None)
         truncated = self._episodes.steps >= self.max_episode_steps
-        self._ended = truncated
-        observation = self._episodes.observe(self.observe_reward, reward)
-        return observation, reward, np.zeros(self.num_envs, dtype=bool), truncated.copy(), self._info()
+        observation = self._episodes.observe(self.observe_reward, self._rewards)
+        everything = np.ones(self.num_envs, dtype=bool)
+        last: dict[str, Any] = {}
+        rewards = self._rewards.copy()
+        if self.autoreset_mode is not AutoresetMode.SAME_STEP:
+            self._ended = truncated.copy()
+        elif truncated.any():
+            final = np.full(self.num_envs, None, dtype=object)
+            for i in np.flatnonzero(truncated):
+                final[i] = observation[i].copy()
+            last = {
+                "final_obs": final,
+                "_final_obs": truncated.copy(),
+                "final_info": self._info(truncated),
+                "_final_info": truncated.copy(),
+            }
+            self._episodes.reset(truncated, self.np_random, None)
+            self._rewards[truncated] = 0.0
+            observation = self._episodes.observe(self.observe_reward, self._rewards)
+        return observation, rewards, np.zeros(self.num_envs, dtype=bool), truncated, self._info(everything) | last
 
-    def _info(self) -> dict[str, Any]:
-        return {"task": self._episodes.task.copy(), "_task": np.ones(self.num_envs, dtype=bool)}
+    def _info(self, which: NDArray[np.bool_]) -> dict[str, Any]:
+        return {"task": np.where(which, self._episodes.task, 0), "_task": which.copy()}

@@ -10,6 +10,8 @@ import numpy as np
 from gymnasium.envs.mujoco.walker2d_v5 import Walker2dEnv
 from numpy.typing import NDArray
 
+from m3po.envs.body_steps import Walker2dSteps
+from m3po.envs.body_vector import BodyVector
 from m3po.envs.hidden_task import CONTINUUM, EnvironmentOptions, HiddenTask, split_options, uniform_draws
 from m3po.envs.protocol import Array
 
@@ -49,10 +51,10 @@ class Walker2dRandomParams(HiddenTask, Walker2dEnv):
         self._scratch = mujoco.MjData(self.model)
         self.hide_task({**options, "frame_skip": frame_skip}, **task)
 
-    def _get_obs(self) -> Array:
-        observation = super()._get_obs()
+    def observed(self, positions: Array, velocities: Array) -> Array:
+        observation = super().observed(positions, velocities)
         if self._clips:
-            np.clip(observation[8:], -CLIPPED_VELOCITY, CLIPPED_VELOCITY, out=observation[8:])
+            np.clip(observation[..., 8:], -CLIPPED_VELOCITY, CLIPPED_VELOCITY, out=observation[..., 8:])
         return observation
 
     def planning_reward(self, observation: Array, action: Array, next_observation: Array) -> Array:
@@ -95,3 +97,10 @@ class Walker2dRandomParams(HiddenTask, Walker2dEnv):
     def _derive_constants(self) -> None:
         # It overwrites the state of the data it is given: not the episode's.
         mujoco.mj_setConst(self.model, self._scratch)
+
+
+class Walker2dRandomParamsVector(BodyVector):
+    """Walker2dRandomParams, many at once."""
+
+    environment = Walker2dRandomParams
+    steps = Walker2dSteps

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from m3po.envs.protocol import Array
+from m3po.envs.vector_options import ThreadedVector
 from m3po.foreign.environment import Offers, contradicts, make_environment, offers_of, rule_complaint, vector_of
 from m3po.runs.health import DivergenceError
 
@@ -243,9 +244,10 @@ class SideBySide:
     Args:
         env_id, options: see ``make_environment``.
         count: N.
+        threads: of the simulation, where the vector implementation has threads; None: as many as it takes by itself.
     """
 
-    def __init__(self, env_id: str, options: Mapping[str, Any], count: int) -> None:
+    def __init__(self, env_id: str, options: Mapping[str, Any], count: int, threads: int | None = None) -> None:
         self.env_id = env_id
         self.count = count
         first = CheckedEnvironment(env_id, options)
@@ -253,6 +255,8 @@ class SideBySide:
             first.horizon, first.action_space, first.observation_size,
         )  # fmt: skip
         self._vector = vector_of(first.environment, count)
+        if threads is not None and isinstance(self._vector, ThreadedVector):
+            self._vector.threads = threads
         if self._vector is None:
             self._single = [first, *(CheckedEnvironment(env_id, options) for _ in range(count - 1))]
         else:
@@ -265,7 +269,7 @@ class SideBySide:
             self._vector.close()
 
     def reset(self, seed: int) -> tuple[Array, NDArray[np.int64]]:
-        """o_0 [N, O] and the tasks [N]; episode i of an environment without a vector has seed ``seed`` + i.
+        """o_0 [N, O] and the tasks [N]; episode i has seed ``seed`` + i, unless its own vector seeds otherwise.
 
         Raises:
             ValueError, DivergenceError: as ``CheckedEnvironment.reset``.
@@ -307,7 +311,9 @@ class SideBySide:
 
     def _step_vector(self, actions: Tensor, alive: NDArray[np.bool_], t: int) -> Steps:
         vector: Any = self._vector
-        observation, reward, terminated, truncated, info = vector.step(to_environment(actions, self.action_space))
+        sent = to_environment(actions, self.action_space)
+        answer = vector.step(sent, which=alive) if isinstance(vector, ThreadedVector) else vector.step(sent)
+        observation, reward, terminated, truncated, info = answer
         observations = numbers(self.env_id, "observations", observation, (self.count, self.observation_size))
         rewards = numbers(self.env_id, "rewards", reward, (self.count,))
         ended = flags(self.env_id, "terminated", terminated, self.count)

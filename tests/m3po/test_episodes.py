@@ -12,9 +12,11 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from m3po.envs.body_vector import BodyVector
 from m3po.envs.switching_point_mass import SwitchingPointMass
 from m3po.episodes import Trajectories, run_episodes
 from m3po.errors import EncodedTrajectories
+from m3po.foreign import checked_environment
 from m3po.foreign.checked_environment import to_environment
 from m3po.foreign.environment import make_environment
 from m3po.networks.context_encoder import ContextEncoder
@@ -188,6 +190,49 @@ def test_the_seeds_decide_everything(env_id):
 
 def test_a_policy_without_memory_can_run_too():
     assert run("tests/EarlyEnd-v0", random_policy(history_length=0)).valid[:, 0].all()
+
+
+@pytest.mark.parametrize(
+    ("env_id", "options"),
+    [
+        ("m3po/Walker2dRandomParams-v0", {"max_episode_steps": 120}),
+        ("m3po/HalfCheetahFwdBwd-v0", {"max_episode_steps": 12, "process_noise": 0.02}),
+        ("m3po/AntCrippledLeg-v0", {"max_episode_steps": 12, "switch_period": 4}),
+    ],
+)
+def test_bodies_side_by_side_run_the_episodes_of_single_environments(env_id, options, monkeypatch):
+    """To the bit, whatever the threads, and where some episodes end before others."""
+    space = make_environment(env_id, **options).observation_space
+    assert space.shape is not None
+    policy = random_policy(space.shape[0], 8 if "Ant" in env_id else 6)
+    found = [run(env_id, policy, 5, options=options, threads=threads) for threads in (1, 2, None)]
+    monkeypatch.setattr(checked_environment, "vector_of", lambda environment, count: None)
+    alone = run(env_id, policy, 5, options=options)
+    if "Walker" in env_id:
+        assert len(set(alone.valid.sum(axis=1))) > 1
+    for each in found:
+        for name in ("observations", "actions", "raw_actions", "rewards", "tasks", "valid"):
+            np.testing.assert_array_equal(getattr(each, name), getattr(alone, name))
+
+
+def test_episodes_that_have_ended_are_not_simulated_further(monkeypatch):
+    env_id, options = "m3po/Walker2dRandomParams-v0", {"max_episode_steps": 120}
+    steps = []
+    simulate = BodyVector._simulate
+
+    def counted(self, actions, indices):
+        steps.append(len(indices))
+        simulate(self, actions, indices)
+
+    monkeypatch.setattr(BodyVector, "_simulate", counted)
+    found = run(env_id, random_policy(17, 6), 5, options=options)
+    assert sum(steps) == found.valid.sum() < 5 * len(steps)
+
+
+@pytest.mark.parametrize("threads", [0, 1.5, -2])
+def test_the_number_of_threads_is_checked(threads):
+    with pytest.raises(ValueError, match=f"threads must be a whole number >= 1, got {threads}"):
+        run("tests/EarlyEnd-v0", threads=threads)
 
 
 @pytest.mark.parametrize("episodes", [0, -1])

@@ -239,6 +239,54 @@ def test_a_bad_time_limit_of_the_vector_is_named(limit):
         SwitchingPointMassVector(2, max_episode_steps=limit)
 
 
+def steps_of(mode: AutoresetMode | str, steps: int = 5) -> list[Any]:
+    """The reset and steps of three episodes of three steps, whose previous reward is observed."""
+    vector = SwitchingPointMassVector(3, max_episode_steps=3, autoreset_mode=mode, observe_reward=True)
+    rows: list[Any] = [vector.reset(seed=2)]
+    assert vector.metadata["autoreset_mode"] is AutoresetMode(mode)
+    for _ in range(steps):
+        rows.append(vector.step(np.ones((3, 2), np.float32)))
+    return rows
+
+
+def test_an_episode_of_the_vector_starts_anew_in_the_step_that_ends_it():
+    later, at_once = steps_of(AutoresetMode.NEXT_STEP), steps_of("SameStep")
+    assert [row[3].all() for row in at_once[1:]] == [False, False, True, False, False]
+    last, ended = at_once[3], later[3]
+    np.testing.assert_array_equal(np.stack(list(last[4]["final_obs"])), ended[0])
+    np.testing.assert_array_equal(last[4]["final_info"]["task"], ended[4]["task"])
+    np.testing.assert_array_equal(last[1], ended[1])
+    assert last[4]["_final_obs"].all()
+    assert last[4]["_final_info"].all()
+    np.testing.assert_allclose(np.hypot(*last[0][:, :2].T), 1)
+    assert (last[0][:, 2:] == 0).all()
+    assert "final_obs" not in at_once[4][4]
+    np.testing.assert_array_equal(at_once[4][0][:, -1], at_once[4][1])
+
+
+def test_without_autoreset_the_vector_waits_for_a_masked_reset():
+    vector = SwitchingPointMassVector(3, max_episode_steps=2, autoreset_mode="Disabled", switch_probability=0.0)
+    vector.reset(seed=0)
+    actions = np.ones((3, 2), np.float32)
+    before = vector.step(actions)[0]
+    mask = np.array([False, True, False])
+    observations, infos = vector.reset(options={"reset_mask": mask, "task": 1})
+    np.testing.assert_array_equal(observations[~mask], before[~mask])
+    assert np.hypot(*observations[1, :2]) == pytest.approx(1)
+    assert (infos["_task"].tolist(), infos["task"][1]) == (mask.tolist(), 1)
+    assert vector.step(actions)[3].tolist() == [True, False, True]
+    with pytest.raises(ValueError, match=r"episodes \[0, 2\] have ended: reset them first"):
+        vector.step(actions)
+    vector.reset(options={"reset_mask": ~mask})
+    assert vector.step(actions)[3].tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("mask", [np.zeros(2, bool), np.ones(3, bool), [True, True], np.ones(2)])
+def test_a_bad_mask_of_the_vector_is_named(mask):
+    with pytest.raises(ValueError, match=r"options\['reset_mask'\] must be a numpy array of 2 booleans"):
+        SwitchingPointMassVector(2).reset(options={"reset_mask": mask})
+
+
 # Switching
 
 
