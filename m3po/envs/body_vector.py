@@ -92,7 +92,7 @@ class BodyVector(ThreadedVector):
         self._ended = np.zeros(self.num_envs, dtype=bool)
         self._all_go_on = False
 
-    @property  # type: ignore[override]
+    @property
     def threads(self) -> int:
         return self._threads
 
