@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import gymnasium as gym
@@ -12,7 +13,8 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 import m3po.envs  # noqa: F401 (registers the environments)
 from tests.m3po.envs.test_conformance import ENDING, MUJOCO, every_mujoco_environment
 
-CHEETAH, WALKER, HUMANOID = "m3po/HalfCheetahFwdBwd-v0", "m3po/Walker2dRandomParams-v0", "m3po/HumanoidDirec-v0"
+CHEETAH, ANT = "m3po/HalfCheetahFwdBwd-v0", "m3po/AntFwdBwd-v0"
+WALKER, HUMANOID = "m3po/Walker2dRandomParams-v0", "m3po/HumanoidDirec-v0"
 BODIES = tuple(MUJOCO)
 
 
@@ -318,8 +320,14 @@ def test_an_error_of_a_simulation_in_a_thread_is_raised(monkeypatch):
     ours = vector_of(CHEETAH, threads=2)
     ours.reset(seed=0)
 
+    failing = threading.Event()
+
     def fails(i: int, control: Any) -> None:
-        raise RuntimeError(f"body {i}")
+        if threading.current_thread() is threading.main_thread():
+            failing.wait(10)
+        else:
+            failing.set()
+            raise RuntimeError(f"body {i}")
 
     monkeypatch.setattr(ours._bodies, "advance", fails)
     with pytest.raises(RuntimeError, match="body"):
@@ -328,11 +336,12 @@ def test_an_error_of_a_simulation_in_a_thread_is_raised(monkeypatch):
 
 
 def test_actions_in_any_layout_or_type_cost_what_they_cost_alone():
-    ours, theirs = vector_of(HUMANOID), sync_of(HUMANOID)
+    ours, theirs = vector_of(ANT), sync_of(ANT)  # eight actions are summed in pairs, where they lie side by side
     ours.reset(seed=0)
     theirs.reset(seed=0)
     for kind in (np.float32, np.float64):
-        action = np.asfortranarray(action_sequence(ours, 1)[0].astype(kind))
-        assert_same(ours.step(action), theirs.step(action))
+        for action in action_sequence(ours, 6):
+            action = np.asfortranarray(action.astype(kind))
+            assert_same(ours.step(action), theirs.step(action))
     ours.close()
     theirs.close()
