@@ -108,7 +108,7 @@ class AntCrippledLeg(HiddenTask, AntEnv):
 class AntCrippledLegSteps(AntSteps):
     """Ant-v5 whose crippled motors get nothing."""
 
-    def advance(self, i: int, control: Array) -> None:
+    def advance(self, i: int, control: Any) -> None:
         super().advance(i, self.environments[i].working(control))
 
 

@@ -293,7 +293,7 @@ class BodyVector(ThreadedVector):
         """Step these bodies and draw their own random numbers: the noise first, then whether the task switches."""
         advance, normals, chances, generators = self._bodies.advance, self._normals, self._chances, self._generators
         noise, random = normals.shape[1], self.envs[0].switching.is_random
-        waiting = deque(indices)
+        controls, size, waiting = actions.reshape(-1).data, actions.shape[1], deque(indices)
 
         def work() -> None:
             while waiting:
@@ -301,7 +301,7 @@ class BodyVector(ThreadedVector):
                     i = waiting.popleft()
                 except IndexError:  # another thread took it
                     return
-                advance(i, actions[i])
+                advance(i, controls[i * size : (i + 1) * size])
                 if noise:
                     normals[i] = generators[i].standard_normal(noise)
                 if random:

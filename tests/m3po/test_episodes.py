@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -227,6 +228,21 @@ def test_episodes_that_have_ended_are_not_simulated_further(monkeypatch):
     monkeypatch.setattr(BodyVector, "_simulate", counted)
     found = run(env_id, random_policy(17, 6), 5, options=options)
     assert sum(steps) == found.valid.sum() < 5 * len(steps)
+
+
+@pytest.mark.parametrize("threads", [None, 3])
+def test_the_bodies_are_simulated_in_so_many_threads(threads, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 2, 5, 6}, raising=False)
+    seen = []
+    simulate = BodyVector._simulate
+
+    def noted(self, actions, indices):
+        seen.append(self.threads)
+        simulate(self, actions, indices)
+
+    monkeypatch.setattr(BodyVector, "_simulate", noted)
+    run("m3po/Walker2dRandomParams-v0", random_policy(17, 6), 5, options={"max_episode_steps": 2}, threads=threads)
+    assert seen == [threads or 4] * 2
 
 
 @pytest.mark.parametrize("threads", [0, 1.5, -2])
