@@ -25,6 +25,7 @@ extensions = [
     "api_pages",
     "house_docstrings",
     "mathml",
+    "page_titles",
 ]
 nitpicky = True
 smartquotes = False  # they make one dash of the two before a flag

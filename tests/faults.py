@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import secrets
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -54,8 +55,10 @@ class Disk:
                 close(descriptor)
 
             patch.setattr(os, "close", closed)
-            # Every disk is used by another process: the one before is dead.
-            patch.setattr("m3po.runs.files._start_of", lambda process: f"{id(self)}")
+            # Every disk is used by another process: the one before is dead. Its id would not tell a child's disk from
+            # one that the parent makes later.
+            start = secrets.token_hex()
+            patch.setattr("m3po.runs.files._start_of", lambda process: start)
             if self._lacking:
                 patch.setattr(fcntl, "flock", _refuse(errno.ENOSYS))
             yield

@@ -745,7 +745,7 @@ def test_ctrl_c_leaves_checkpoints_and_the_same_command_goes_on(
     tmp_path: Path, cluster: Cluster, capfd: pytest.CaptureFixture[str]
 ) -> None:
     # Long enough to be under way still when the sweep comes to hear of the signal, on a fast machine too.
-    long_grid = write(tmp_path, GRID.replace("total_steps = 500", "total_steps = 2500"))
+    long_grid = write(tmp_path, GRID.replace("total_steps = 500", "total_steps = 1000"))
     (alone, *_) = read_grid(long_grid, tmp_path / "alone")
     train(alone.config)
     out = tmp_path / "out"
@@ -773,7 +773,7 @@ def test_ctrl_c_leaves_checkpoints_and_the_same_command_goes_on(
     assert "the same command goes on" in printed.err
     assert not runs[1].config.run_dir.exists()
     kept = checkpoint_step(runs[0])
-    assert 200 <= kept < 2500
+    assert 200 <= kept < 1000
     words[-1] = "*/seed-0"
     with pytest.raises(SystemExit) as stop:
         cli([*words, "--json"])
