@@ -155,13 +155,18 @@ class SpatialSteps(BodySteps):
         """Where body ``i`` is, for the reward. Shape [2]."""
         raise NotImplementedError
 
+    def before(self) -> None:
+        self._place_before = self._place.copy()
+
     def advance(self, i: int, control: Any) -> None:
-        self._place_before[i] = self.place(i)
         self._ctrl[i][:] = control
         self._step[i]()
         mujoco.mj_rnePostConstraint(self.models[i], self.datas[i])
-        self._place[i] = self.place(i)
         self.read(i)
+
+    def read(self, i: int) -> None:
+        super().read(i)
+        self._place[i] = self.place(i)
 
     def velocity(self) -> Array:
         """Of the place whose change is paid, over the step. Shape [N, 2]."""
