@@ -19,8 +19,11 @@ from m3po.envs.protocol import Array
 from m3po.envs.vector_options import (
     ThreadedVector,
     autoreset_mode_of,
+    chosen_episodes,
+    episode_seeds,
     episodes_to_reset,
     has_ended,
+    one_for_each,
     usable_threads,
     whole_number,
 )
@@ -120,31 +123,23 @@ class BodyVector(ThreadedVector):
             options: "task" pins the first task, one for all or [N] (None in it: drawn).
 
         Raises:
-            ValueError: on a wrong number of seeds, a bad mask or task.
+            ValueError: on a bad seed, mask or task, or another number of them.
         """
         options = options or {}
         which = episodes_to_reset(options, self.num_envs)
-        if seed is None or isinstance(seed, int | np.integer):
-            seed = [None if seed is None else int(seed) + i for i in range(self.num_envs)]
-        seeds = self._for_each("seed", seed)
-        pinned: Any = options.get("task")
-        tasks = self._for_each("options['task']", [pinned] * self.num_envs if np.ndim(pinned) == 0 else pinned)
+        seeds = episode_seeds(seed, self.num_envs)
+        tasks = one_for_each("options['task']", options.get("task"), self.num_envs)
         for task in tasks:
             if task is not None:
                 self.envs[0].check_task("options['task']", task)
         infos: dict[str, Any] = {}
         for i in np.flatnonzero(which).tolist():
-            infos = self._reset_one(i, infos, None if seeds[i] is None else int(seeds[i]), tasks[i])
+            infos = self._reset_one(i, infos, seeds[i], tasks[i])
         self._note_who_goes_on()
         return self._observations.copy(), infos
 
     def _note_who_goes_on(self) -> None:
         self._all_go_on = not (self._ended | (self._elapsed < 0)).any()
-
-    def _for_each(self, name: str, values: Any) -> list[Any]:
-        if len(values) != self.num_envs:
-            raise ValueError(f"{name} must be one, or one for each of {self.num_envs} episodes, got {len(values)}")
-        return list(values)
 
     def _reset_one(self, i: int, infos: dict[str, Any], seed: int | None = None, task: Any = None) -> dict[str, Any]:
         options = None if task is None else {"task": task}
@@ -161,14 +156,17 @@ class BodyVector(ThreadedVector):
 
         Raises:
             gymnasium.error.ResetNeeded: before the first ``reset``.
-            ValueError: on actions of another shape than [N, A], and with DISABLED for an episode that has ended.
+            ValueError: on actions of another shape than [N, A], a bad ``which``, and with DISABLED for an episode that
+                has ended.
         """
         actions = np.ascontiguousarray(actions)
         if actions.shape != self.action_space.shape:
             raise ValueError(f"actions must have shape {self.action_space.shape}, got {actions.shape}")
         moving, again, all_go_on = self._all, self._none, which is None and self._all_go_on
         if not all_go_on:
-            moving, again = self._who_moves(self._all if which is None else np.array(which, dtype=bool))
+            moving, again = self._who_moves(
+                self._all if which is None else chosen_episodes("which", which, self.num_envs)
+            )
         infos: dict[str, Any] = {}
         if all_go_on or moving.any():
             rewards, terminated, info = self._move(actions, moving)
@@ -192,8 +190,9 @@ class BodyVector(ThreadedVector):
             self._note_who_goes_on()
         return self._observations.copy(), rewards, terminated, truncated, infos
 
-    def _who_moves(self, chosen: Booleans) -> tuple[Booleans, Booleans]:
-        """Of those chosen, the episodes that this step moves, and those that it resets."""
+    def _who_moves(self, which: Booleans | None) -> tuple[Booleans, Booleans]:
+        """Of those in ``which``, the episodes that this step moves, and those that it resets."""
+        chosen = self._all if which is None else chosen_episodes("which", which, self.num_envs)
         if (self._elapsed[chosen] < 0).any():
             raise gym.error.ResetNeeded("Cannot call env.step() before calling env.reset()")
         again = chosen & self._ended

@@ -44,20 +44,56 @@ def autoreset_mode_of(value: Any) -> AutoresetMode:
         ) from None
 
 
+def chosen_episodes(name: str, value: Any, count: int) -> NDArray[np.bool_]:
+    """A copy of ``value``, [count] booleans.
+
+    Raises:
+        ValueError: when it is no such array, naming it ``name``.
+    """
+    if not (isinstance(value, np.ndarray) and value.dtype == np.bool_ and value.shape == (count,)):
+        raise ValueError(f"{name} must be a numpy array of {count} booleans, got {value!r}")
+    return value.copy()
+
+
 def episodes_to_reset(options: Mapping[str, Any], count: int) -> NDArray[np.bool_]:
     """``options["reset_mask"]``, [count] booleans; all when there is none.
 
     Raises:
         ValueError: when it is no such array, or resets nothing.
     """
-    mask = options.get("reset_mask")
-    if mask is None:
+    if options.get("reset_mask") is None:
         return np.ones(count, dtype=bool)
-    if not (isinstance(mask, np.ndarray) and mask.dtype == np.bool_ and mask.shape == (count,) and mask.any()):
-        raise ValueError(
-            f"options['reset_mask'] must be a numpy array of {count} booleans, not all false, got {mask!r}"
-        )
-    return mask.copy()
+    mask = chosen_episodes("options['reset_mask']", options["reset_mask"], count)
+    if not mask.any():
+        raise ValueError(f"options['reset_mask'] must reset an episode, got {mask!r}")
+    return mask
+
+
+def one_for_each(name: str, value: Any, count: int) -> list[Any]:
+    """``value`` for every episode, or, where it is a list or an array, its ``count`` entries.
+
+    Raises:
+        ValueError: when there are not so many, naming it ``name``.
+    """
+    if not isinstance(value, list | tuple | np.ndarray) or np.ndim(value) == 0:
+        return [value] * count
+    if len(value) != count:
+        raise ValueError(f"{name} must be one, or one for each of {count} episodes, got {len(value)}")
+    return list(value)
+
+
+def episode_seeds(seed: Any, count: int) -> list[int | None]:
+    """seed + i, or the i-th of ``count`` seeds; None where there is none.
+
+    Raises:
+        ValueError: on another number of seeds, and one that is no whole number >= 0.
+    """
+    single = isinstance(seed, int | np.integer) and not isinstance(seed, bool)
+    seeds = [int(seed) + i for i in range(count)] if single else one_for_each("seed", seed, count)
+    for each in seeds:
+        if each is not None and not (isinstance(each, int | np.integer) and not isinstance(each, bool) and each >= 0):
+            raise ValueError(f"seed must be a whole number >= 0, got {each!r}")
+    return [None if each is None else int(each) for each in seeds]
 
 
 def has_ended(episodes: NDArray[np.bool_]) -> str:

@@ -284,10 +284,14 @@ def test_wrong_options_are_named(options, complaint):
     ("arguments", "complaint"),
     [
         ({"seed": [1, 2]}, "seed must be one, or one for each of 3 episodes, got 2"),
+        ({"seed": -1}, "seed must be a whole number >= 0, got -1"),
+        ({"seed": 1.5}, "seed must be a whole number >= 0, got 1.5"),
+        ({"seed": [1, "2", 3]}, "seed must be a whole number >= 0, got '2'"),
+        ({"seed": True}, "seed must be a whole number >= 0, got True"),
         ({"options": {"task": [0, 1]}}, r"options\['task'\] must be one, or one for each of 3 episodes, got 2"),
         ({"options": {"task": [0, 1, 2]}}, r"options\['task'\] must be a task in 0..1, got 2"),
         ({"options": {"task": "forward"}}, r"options\['task'\] must be a task in 0..1, got 'forward'"),
-        ({"options": {"reset_mask": np.zeros(3, bool)}}, "reset_mask.* not all false"),
+        ({"options": {"reset_mask": np.zeros(3, bool)}}, "reset_mask.* must reset an episode, got"),
         ({"options": {"reset_mask": np.ones(2, bool)}}, "reset_mask.* of 3 booleans"),
         ({"options": {"reset_mask": [True, True, True]}}, "reset_mask.* numpy array"),
         ({"options": {"reset_mask": np.ones(3)}}, "reset_mask.* booleans"),
@@ -310,6 +314,9 @@ def test_a_step_before_a_reset_or_of_another_shape_is_refused():
     ours.reset(seed=0)
     with pytest.raises(ValueError, match=r"actions must have shape \(3, 6\), got \(3, 5\)"):
         ours.step(np.zeros((3, 5), np.float32))
+    for which in (np.array([True, False]), np.array([0, 2]), np.ones(3), [True, False, True]):
+        with pytest.raises(ValueError, match="which must be a numpy array of 3 booleans, got"):
+            ours.step(np.zeros((3, 6), np.float32), which=which)
     ours.step(np.zeros((3, 6), np.float32), which=np.array([True, False, True]))
     with pytest.raises(ValueError, match=r"episodes \[0, 2\] have ended: reset them first"):
         ours.step(np.zeros((3, 6), np.float32))
