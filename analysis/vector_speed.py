@@ -43,9 +43,9 @@ def main(config: VectorSpeedConfig) -> int:
         print(json_of(rows))
         return 0
     print(f"{config.num_envs} x {config.env_id}, medians of {config.rounds} rounds")
-    print(f"{'':<34}{'steps a second':>15}{'of mj_step x threads':>22}")
+    print(f"{'':<34}{'steps a second':>15}{'of mj_step x threads':>22}{'processor us a step':>21}")
     for name, row in rows.items():
-        print(f"{name:<34}{row['per_second']:>15,.0f}{row['share']:>22.2f}")
+        print(f"{name:<34}{row['per_second']:>15,.0f}{row['share']:>22.2f}{row['processor_us']:>21.1f}")
     return 0
 
 
