@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import tomllib
 from pathlib import Path
@@ -10,6 +11,9 @@ import matplotlib
 
 DOCS = Path(__file__).parent
 sys.path[:0] = [str(DOCS / "extensions"), str(DOCS.parent)]
+
+# Trees of pages are cyclic and live long: to look for garbage as often as Python does takes a quarter of a build.
+gc.set_threshold(100_000, 20, 50)
 
 project = "M3PO"
 author = "The M3PO toolkit developers"

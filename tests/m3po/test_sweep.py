@@ -14,6 +14,7 @@ import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
@@ -57,6 +58,7 @@ GRID = f"seeds = [0, 1, 2]\n{TINY}"
 ACTIVITIES = ("model", "acting", "environment", "rollout", "update", "measure", "checkpoint")
 TIMES = {"seconds", "checkpoint_bytes", *(f"{name}_seconds" for name in ACTIVITIES)}
 OUT = Path("out")
+Undisturbed = Callable[[int], list[dict[str, Any]]]
 
 
 # --- grids ----------------------------------------------------------------------------------------
@@ -622,13 +624,17 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[list[dict[str, Any]]]:
-    """The metrics of every run of GRID, trained one after the other in this process."""
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    """The metrics of a run of GRID, by its seed, trained in this process when they are first asked for."""
     folder = tmp_path_factory.mktemp("undisturbed")
     runs = read_grid(write(folder, GRID), folder / "out")
-    for run in runs:
-        train(run.config)
-    return [metrics(run) for run in runs]
+
+    @cache
+    def rows(seed: int) -> list[dict[str, Any]]:
+        train(runs[seed].config)
+        return metrics(runs[seed])
+
+    return rows
 
 
 def metrics(run: GridRun) -> list[dict[str, Any]]:
@@ -708,7 +714,7 @@ def assert_resumed_once(run: GridRun, kept: int) -> None:
 
 
 def test_a_run_whose_worker_is_killed_goes_on_and_finished_runs_are_skipped(
-    tmp_path: Path, cluster: Cluster, undisturbed: list[list[dict[str, Any]]], capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, cluster: Cluster, undisturbed: Undisturbed, capfd: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
     run, *_ = read_grid(write(tmp_path, GRID), out)
@@ -728,7 +734,7 @@ def test_a_run_whose_worker_is_killed_goes_on_and_finished_runs_are_skipped(
     assert table[1].split()[1:3] == ["finished", "500/500"]
     assert table[1].split()[-1] == "1"  # restarts
     assert len(table) == 3
-    assert metrics(run) == undisturbed[0]
+    assert metrics(run) == undisturbed(0)
     assert_resumed_once(run, kept)
     assert [each["argv"] for each in RunDirectory.read(run.config.run_dir).provenance()] == [sys.argv] * 2
 
@@ -737,7 +743,7 @@ def test_a_run_whose_worker_is_killed_goes_on_and_finished_runs_are_skipped(
         cli([*words, "--only", "*/seed-0", "--json"])
     record = json.loads(capfd.readouterr().out)
     assert (stop.value.code, record["finished"], record["runs"][0]["state"]) == (0, 1, "finished")
-    assert record["runs"][0]["return"] == undisturbed[0][-1]["return"]
+    assert record["runs"][0]["return"] == undisturbed(0)[-1]["return"]
     assert len(sessions(run)) == 2
 
 
@@ -787,7 +793,7 @@ def test_ctrl_c_leaves_checkpoints_and_the_same_command_goes_on(
 
 @pytest.mark.slow
 def test_a_sweep_survives_the_death_of_one_of_two_nodes(
-    tmp_path: Path, cluster: Cluster, undisturbed: list[list[dict[str, Any]]], capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, cluster: Cluster, undisturbed: Undisturbed, capfd: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
     runs = read_grid(write(tmp_path, GRID), out)
@@ -813,8 +819,8 @@ def test_a_sweep_survives_the_death_of_one_of_two_nodes(
     record = json.loads(printed.out)
     assert record["finished"] == len(runs) == 3
     assert {each["run"]: each["restarts"] for each in record["runs"]} == {run.name: int(run == victim) for run in runs}
-    assert [metrics(run) for run in runs] == undisturbed
-    assert [each["return"] for each in record["runs"]] == [rows[-1]["return"] for rows in undisturbed]
+    assert [metrics(run) for run in runs] == [undisturbed(seed) for seed in range(3)]
+    assert [each["return"] for each in record["runs"]] == [undisturbed(seed)[-1]["return"] for seed in range(3)]
     for run in runs:
         assert RunDirectory.read(run.config.run_dir).complete
         if run == victim:
