@@ -199,6 +199,7 @@ def test_the_site_builds_and_is_whole(tmp_path: Path) -> None:
     assert theory.count('<div class="math"><math') > 15
     assert theory.count('<span class="math"><math') > 200
     assert "<script>" not in theory or "MathJax" not in theory
+    assert 'href="api/generated/bounds.finite.process.html"' in theory  # the sidebar goes down to every module
     assert "model_steps" in (site / "algorithm.html").read_text()
     reference = [
         importlib.util.find_spec(name) for name in ("bounds.finite.process", "m3po.agents.sac", "analysis.certify")
