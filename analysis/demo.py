@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
 
@@ -30,7 +31,7 @@ from analysis.theory import comparison
 from m3po import train
 from m3po.command_line import run
 from m3po.config import Config
-from m3po.flag_checks import Seed, Steps, check_fields
+from m3po.flag_checks import Items, Seed, Steps, check_fields
 from m3po.presets import preset_values
 from m3po.runs.interruption import exit_code
 from m3po.runs.run_directory import RunDirectory
@@ -47,6 +48,9 @@ class DemoConfig:
     """Real environment steps of the training."""
     seed: Seed = 0
     """Seed of the training."""
+    seeds: Annotated[tuple[Seed, ...], Items(least=0, different=True)] = ()
+    """Instead of --seed: several, trained side by side. The learning curve is then that of all, and the guarantee is
+    checked for the first."""
     overwrite: bool = False
     """Replace a page or pictures in --out even if this command did not write them."""
 
@@ -57,7 +61,12 @@ class DemoConfig:
     def training(self, *, resume: bool) -> Config:
         """The settings of the training."""
         return Config.preset(
-            "demo", run_dir=self.out / "run", total_steps=self.total_steps, seed=self.seed, resume=resume
+            "demo",
+            run_dir=self.out / "run",
+            total_steps=self.total_steps,
+            seed=self.seed,
+            seeds=self.seeds,
+            resume=resume,
         )
 
 
@@ -78,18 +87,18 @@ def outputs_of(config: DemoConfig) -> dict[str, Output]:
     }
 
 
-def trained(config: DemoConfig) -> RunDirectory:
-    """The demo's run: new, continued, or kept."""
-    run_dir = config.out / "run"
-    exists = (run_dir / "config.json").exists()
-    if exists and RunDirectory.read(run_dir).complete:
+def trained(config: DemoConfig) -> list[RunDirectory]:
+    """The demo's runs: new, continued, or kept."""
+    run_dirs = [each.run_dir for each in config.training(resume=False).each_seed()]
+    begun = [path for path in run_dirs if (path / "config.json").exists()]
+    if begun == run_dirs and all(RunDirectory.read(path).complete for path in run_dirs):
         print(
-            f"keeping the finished training in {shown(run_dir)} (delete {shown(config.out)} to train again)",
+            f"keeping the finished training in {shown(config.out / 'run')} (delete {shown(config.out)} to train again)",
             file=sys.stderr,
         )
-    elif exists:
-        print(f"continuing the training in {shown(run_dir)}", file=sys.stderr)
-    return train.train(config.training(resume=exists))
+    elif begun:
+        print(f"continuing the training in {shown(config.out / 'run')}", file=sys.stderr)
+    return train.train_seeds(config.training(resume=bool(begun)))
 
 
 def main(config: DemoConfig) -> int:
@@ -108,11 +117,12 @@ def main(config: DemoConfig) -> int:
 
     print(f"2/3 training M3PO, {config.total_steps} real steps", file=sys.stderr)
     try:
-        directory = trained(config)
+        directories = trained(config)
     except KeyboardInterrupt as interruption:
         print("\ninterrupted; make demo again continues the training", file=sys.stderr)
         return exit_code(interruption)
-    curves = load([directory.path])
+    directory = directories[0]
+    curves = load([each.path for each in directories])
     anchors = anchors_of(curves.env_id)
     record = learning_curves.summary(curves, anchors)
     print(learning_curves.text(record))

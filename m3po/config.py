@@ -142,6 +142,12 @@ class Config(
                 f"--rollout-interval must be <= --epoch-steps, got {self.rollout_interval} > {self.epoch_steps}"
             )
 
+    def each_seed(self) -> list[Config]:
+        """One configuration for each of ``seeds``, with a run directory of its own; this one where there are none."""
+        if not self.seeds:
+            return [self]
+        return [replace(self, seed=seed, seeds=(), run_dir=self.run_dir / f"seed-{seed}") for seed in self.seeds]
+
     def on_cpu(self) -> Config:
         """The same run, to be looked at on a processor, wherever it was trained."""
         return replace(self, device="cpu", cuda_graphs=False)

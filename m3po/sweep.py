@@ -150,7 +150,9 @@ def plan(config: SweepConfig, runs: Sequence[GridRun]) -> str:
                 "cpus": run.cpus,
                 "gpus": run.gpus,
                 "config": {
-                    name: str(value) if isinstance(value, Path) else value for name, value in vars(run.config).items()
+                    name: str(value) if isinstance(value, Path) else value
+                    for name, value in vars(run.config).items()
+                    if name != "seeds"  # every run is one of its own
                 },
             }
             for run in runs

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import statistics
 import sys
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
 
 import torch
 from tqdm import tqdm
 
+from m3po.agents.group import Group
 from m3po.agents.loop import TrainingLoop, choose_device
 from m3po.agents.training import training_of
 from m3po.command_line import finish, run
@@ -23,7 +26,7 @@ from m3po.foreign.trial import try_environment
 from m3po.runs.allocation import keep_freed_memory
 from m3po.runs.health import DivergenceError, check_row
 from m3po.runs.interruption import Stopped, StopRequest, exit_code
-from m3po.runs.run_directory import RunDirectory
+from m3po.runs.run_directory import RunDirectory, check_unborn
 from m3po.runs.terminal import messages, shown
 from m3po.training_flags import expanded
 
@@ -34,26 +37,68 @@ def train(config: Config) -> RunDirectory:
     For the whole process it sets the number of torch's threads (``config.threads``), and has malloc keep freed memory.
 
     Raises:
-        ValueError: see RunDirectory and try_environment.
+        ValueError: see RunDirectory and try_environment; or there are ``config.seeds``, for ``train_seeds``.
         DivergenceError: when a number is not finite any more; the last checkpoint is from before.
         Stopped: after Ctrl-C or SIGTERM, with everything so far in a checkpoint.
     """
-    config = dataclasses.replace(config, run_dir=config.run_dir.absolute())  # an environment may go elsewhere
+    if config.seeds:
+        raise ValueError(f"train is for one run; train_seeds takes seeds, got {config.seeds}")
+    return train_seeds(config)[0]
+
+
+def train_seeds(config: Config) -> list[RunDirectory]:
+    """Run or resume the trainings of ``config.seeds`` side by side, each as ``train`` would alone.
+
+    One that fails is told of, and stops where it was; the others go on.
+
+    Raises:
+        ValueError, DivergenceError: as ``train``, when no run is left.
+        Stopped: as ``train``.
+    """
+    # An environment may change the working directory.
+    configs = dataclasses.replace(config, run_dir=config.run_dir.absolute()).each_seed()
     # What cannot be trained must not leave a run directory behind.
     choose_device(config.device, cuda_graphs=config.cuda_graphs)
-    try_environment(config)
+    try_environment(configs[0])
     torch.set_num_threads(config.threads)
     keep_freed_memory()
-    training = None if config.resume else training_of(config)
-    directory = RunDirectory.resume(config) if config.resume else RunDirectory.create(config)
-    try:
-        if directory.complete:
-            print(f"{config.run_dir} is complete already", file=messages())
-        else:
-            run_to_end(start(training or training_of(config), directory), directory)
-    finally:
-        directory.release()
-    return directory
+    trainings = {} if config.resume else {each.run_dir: training_of(each) for each in configs}
+    with contextlib.ExitStack() as held:
+        directories = opened(configs, held)
+        for each in directories:
+            if each.complete:
+                print(f"{each.path} is complete already", file=messages())
+        started = {
+            start(trainings.get(each.run_dir) or training_of(each), directory): directory
+            for each, directory in zip(configs, directories, strict=True)
+            if not directory.complete
+        }
+        failed = to_the_end(back_in_step(started))
+    if failed and len(configs) == 1:
+        raise next(iter(failed.values()))
+    if failed:
+        stopped = "; ".join(f"{path.name}: {error}" for path, error in failed.items())
+        raise DivergenceError(f"{len(failed)} of {len(configs)} runs stopped: {stopped}")
+    return directories
+
+
+def opened(configs: Sequence[Config], held: contextlib.ExitStack) -> list[RunDirectory]:
+    """The run directories, new or to be resumed; ``held`` releases them.
+
+    Raises:
+        ValueError: when one of them cannot be had.
+    """
+    for each in configs:
+        if not each.resume:
+            check_unborn(each.run_dir)  # before any of them is made
+    directories = []
+    for each in configs:
+        # Of seeds whose process was killed early, some have no directory yet.
+        new = not each.resume or (len(configs) > 1 and not each.run_dir.exists())
+        directory = RunDirectory.create(each) if new else RunDirectory.resume(each)
+        held.callback(directory.release)
+        directories.append(directory)
+    return directories
 
 
 def start(training: TrainingLoop, directory: RunDirectory) -> TrainingLoop:
@@ -88,36 +133,120 @@ def start(training: TrainingLoop, directory: RunDirectory) -> TrainingLoop:
     return training
 
 
-def run_to_end(training: TrainingLoop, directory: RunDirectory) -> None:
-    """Advance to the last step, with a row of metrics and a checkpoint after every epoch."""
-    config, told = training.config, messages()
+def back_in_step(started: Mapping[TrainingLoop, RunDirectory]) -> dict[TrainingLoop, RunDirectory]:
+    """Runs that were killed while their group wrote its checkpoints: those that had theirs go back to the one before.
+
+    Side by side from there on they are what they would have been, bit for bit. Runs that have nothing to go back to
+    stay ahead.
+    """
+    least = min((training.steps for training in started), default=0)
+    result = {}
+    for training, directory in started.items():
+        if training.steps > least and directory.previous_step() == least:
+            directory.restore_previous()
+            result[start(training_of(training.config), directory)] = directory
+        else:
+            result[training] = directory
+    return result
+
+
+def to_the_end(started: Mapping[TrainingLoop, RunDirectory]) -> dict[Path, Exception]:
+    """Advance all to their last step, side by side as far as they have come equally far; what stopped some of them."""
+    failed: dict[Path, Exception] = {}
+    left = dict(started)
+    while left:
+        least = min(training.steps for training in left)
+        ahead = min((training.steps for training in left if training.steps > least), default=None)
+        level = [training for training in left if training.steps == least]
+        group = level[0].side_by_side(level)
+        try:
+            run_to_end(group, left, ahead)
+        except (DivergenceError, ValueError) as error:
+            (last,) = group.runs
+            group.failed[last] = error
+            group.runs = []
+        failed |= {left.pop(training).path: reason for training, reason in group.failed.items()}
+        left = {training: path for training, path in left.items() if training not in group.runs or not group.finished}
+    return failed
+
+
+def tell_failure(directory: RunDirectory, error: Exception) -> None:
+    """A run that others ran beside has stopped."""
+    print(f"{directory.path.name} stops here, and the others go on: {error}", file=messages())
+
+
+def run_to_end(group: Group[Any], directories: Mapping[TrainingLoop, RunDirectory], until: int | None = None) -> None:
+    """Advance to the last step, or to step ``until``, with a row of metrics and a checkpoint after every epoch."""
+    config, told = group.runs[0].config, messages()
     with (
         StopRequest() as stop,
-        tqdm(
-            total=config.total_steps,
-            initial=training.steps,
-            unit="step",
-            file=told,
-            dynamic_ncols=True,
-            smoothing=0.05,
-        ) as progress,
+        Progress(group.runs, told) as progress,
     ):
         saved_at = time.monotonic()
-        while not training.finished:
-            row = training.advance()
-            progress.update(training.steps - progress.n)
-            if row is not None:
-                for warning in row.get("warnings", []):
-                    progress.write(f"step {row['step']}: {warning}", file=told)
+        while not group.finished and (until is None or group.runs[0].steps < until):
+            failed = len(group.failed)
+            rows = group.advance()
+            progress.update(group.runs[0].steps)
+            for training, reason in list(group.failed.items())[failed:]:
+                tell_failure(directories[training], reason)
+            for training, row in rows.items():
+                directory = directories[training]
+                progress.tell(training, row)
                 directory.append_metrics(row | directory.checkpoint_cost)
-                progress.set_postfix(describe(row), refresh=True)
             due = time.monotonic() - saved_at > 60 * config.checkpoint_minutes
-            if row is not None or due or stop.number is not None:
-                directory.save_checkpoint(training.state())
+            if rows or due or stop.number is not None:
+                for training in group.runs:
+                    directories[training].save_checkpoint(training.state())
                 saved_at = time.monotonic()
-            if stop.number is not None and not training.finished:
+            if stop.number is not None and not group.finished:
                 raise Stopped(stop.number)
-    directory.mark_complete()
+    if group.finished:
+        for training in group.runs:
+            directories[training].mark_complete()
+
+
+class Progress:
+    """A bar of the real steps, and of runs side by side a line for each with what its last row of metrics says."""
+
+    def __init__(self, runs: Sequence[TrainingLoop], told: TextIO) -> None:
+        self.told = told
+        self.bar = tqdm(
+            total=runs[0].config.total_steps, initial=runs[0].steps, unit="step", file=told, dynamic_ncols=True,
+            smoothing=0.05,
+        )  # fmt: skip
+        self.lines: dict[TrainingLoop, Any] = {}
+        if len(runs) > 1 and told.isatty():
+            self.lines = {
+                run: tqdm(total=0, position=place, file=told, bar_format="{desc}", desc=f"seed {run.config.seed}")
+                for place, run in enumerate(runs, start=1)
+            }
+        self.several = len(runs) > 1
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for each in (*reversed(self.lines.values()), self.bar):
+            each.close()
+
+    def update(self, steps: int) -> None:
+        """So many real steps are done."""
+        self.bar.update(steps - self.bar.n)
+
+    def tell(self, run: TrainingLoop, row: dict[str, Any]) -> None:
+        """A run has a new row of metrics."""
+        seed = f"seed {run.config.seed}"
+        where = f"{seed}, step {row['step']}" if self.several else f"step {row['step']}"
+        for warning in row.get("warnings", []):
+            self.bar.write(f"{where}: {warning}", file=self.told)
+        if not self.several:
+            self.bar.set_postfix(describe(row), refresh=True)
+            return
+        told = f"{seed}: " + ", ".join(f"{name} {value}" for name, value in describe(row).items())
+        if run in self.lines:
+            self.lines[run].set_description_str(told)
+        else:
+            self.bar.write(f"step {row['step']}, {told}", file=self.told)
 
 
 def describe(row: dict[str, Any]) -> dict[str, str]:
@@ -131,7 +260,7 @@ def describe(row: dict[str, Any]) -> dict[str, str]:
 
 def main(config: Config) -> int:
     try:
-        directory = train(config)
+        directories = train_seeds(config)
     except KeyboardInterrupt as interruption:
         print(
             f"\ninterrupted; continue with the same command and --resume (run {shown(config.run_dir)})", file=messages()
@@ -141,15 +270,28 @@ def main(config: Config) -> int:
         before = f" The last checkpoint in {config.run_dir} is from before." if config.run_dir.exists() else ""
         print(f"error: the training diverged: {error}.{before}", file=messages())
         return 1
-    rows = directory.metrics()
-    if not rows:
-        raise ValueError(f"{config.run_dir} is marked complete and has no metrics")
-    last = rows[-1]
-    final = f"return {last['return']:.2f} +- {last['return_standard_error']:.2f}"
-    with contextlib.suppress(OSError):  # the run is complete, whether anybody reads this or not
-        print(f"{shown(config.run_dir)}: {last['step']} steps, {final}")
+    with contextlib.suppress(OSError):  # the runs are complete, whether anybody reads this or not
+        returns = [tell_end(each) for each in directories]
+        if len(returns) > 1:
+            mean, spread = statistics.fmean(returns), statistics.stdev(returns) / len(returns) ** 0.5
+            print(f"{shown(config.run_dir)}: return {mean:.2f} +- {spread:.2f} in the mean of {len(returns)} seeds")
     finish(sys.stdout)
     return 0
+
+
+def tell_end(directory: RunDirectory) -> float:
+    """Print the last row's return, and return it.
+
+    Raises:
+        ValueError: when the run, which is complete, has no row.
+    """
+    rows = directory.metrics()
+    if not rows:
+        raise ValueError(f"{directory.path} is marked complete and has no metrics")
+    last = rows[-1]
+    final = f"return {last['return']:.2f} +- {last['return_standard_error']:.2f}"
+    print(f"{shown(directory.path)}: {last['step']} steps, {final}")
+    return float(last["return"])
 
 
 def cli(arguments: Sequence[str] | None = None) -> None:

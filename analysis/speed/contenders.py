@@ -15,7 +15,7 @@ import tyro
 from m3po.agents.agent_data import OwnEncodings, StoredEncodings
 from m3po.agents.sac import SoftActorCritic, SoftActorCriticSettings
 from m3po.config import Config
-from m3po.data.replay_buffer import EnvironmentBuffer
+from m3po.data.replay_buffer import EnvironmentBuffer, ModelBuffer, ModelBuffers
 from m3po.data.types import Segments, Transitions
 from m3po.flag_checks import Count, Members, Steps, Threads, Units, Within, check_fields
 from m3po.foreign.environment import make_environment
@@ -126,8 +126,11 @@ def build(config: BenchmarkConfig, device: torch.device) -> Parts:
         critics = StackedMLP(2, encoder.feature_size + action_size, config.width, config.layers, 1).to(device)
         return SoftActorCritic(policy, critics, settings, 0.1, own)
 
+    def unused() -> ModelBuffers[Any]:
+        return ModelBuffers([ModelBuffer(1)])
+
     trained = ContextEncoder(*sizes).to(device)
-    own, stored = OwnEncodings(agent(trained), trained, 1), StoredEncodings(agent(None), encoder, 1)
+    own, stored = OwnEncodings(agent(trained), trained, unused()), StoredEncodings(agent(None), encoder, unused())
     buffer = EnvironmentBuffer(
         5000,
         observation_size,

@@ -159,12 +159,12 @@ def measure_stepping(config: BenchmarkConfig, progress: tqdm[Any]) -> dict[str, 
     with tempfile.TemporaryDirectory() as folder:
         training = M3PO(loop_config(config, Path(folder) / "run", total_steps=10**6))
         for _ in range(20):
-            training.collect_step(random=True)
+            training.group.collect_step(random=True)
         found = rates(
             {
                 "mujoco": lambda: mujoco.mj_step(inner.model, raw, nstep=inner.frame_skip),
                 "gymnasium": step,
-                "collected": lambda: training.collect_step(random=False),
+                "collected": lambda: training.group.collect_step(random=False),
             },
             min(config.seconds, 0.5),
             progress,
@@ -185,6 +185,7 @@ def measure_loop(config: BenchmarkConfig, progress: tqdm[Any]) -> dict[str, Any]
         training = UnmeasuredTraining(loop_config(config, Path(folder) / "run"))
         while training.steps < 300:
             training.advance()
+        training.group.hand_out()
         training.stopwatch.seconds.clear()
         began = time.perf_counter()
         row: dict[str, Any] | None = None

@@ -6,11 +6,11 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from analysis.guarantee.estimates import Estimates
 from bounds.confidence import Interval
+from m3po.data.draws import Generators
 from m3po.networks.context_encoder import ContextEncoder
 from m3po.networks.model import LearnedModel
 
@@ -35,7 +35,7 @@ class ContractingModel:
         return self.trained.encoder
 
     def sample(
-        self, features: Tensor, observation: Tensor, action: Tensor, generator: torch.Generator
+        self, features: Tensor, observation: Tensor, action: Tensor, generator: Generators
     ) -> tuple[Tensor, Tensor]:
         following, reward = self.trained.sample(features, observation, action, generator)
         return CONTRACTION * following, reward

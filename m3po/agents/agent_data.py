@@ -1,4 +1,5 @@
-"""What M3PO's agent learns from: batches of fictitious transitions (D_model) and real ones (D_env), in a given mixture.
+"""What the agents of M3PO learn from: batches of fictitious transitions (D_model) and real ones (D_env), in a given
+mixture.
 
 Policy and critics read histories either through the model's encoder, whose encodings are stored, or through an encoder
 of their own, which their loss trains and which reads every batch anew.
@@ -7,7 +8,7 @@ of their own, which their loss trains and which reads every batch anew.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, Generic
+from typing import Generic
 
 import torch
 from torch import Tensor
@@ -15,27 +16,33 @@ from torch import Tensor
 from m3po.agents.captured_update import CapturedUpdate, Update
 from m3po.agents.rollout import ModelStep
 from m3po.agents.sac import SoftActorCritic
-from m3po.data.replay_buffer import EnvironmentBuffer, ModelBuffer
+from m3po.data.draws import Generators
+from m3po.data.replay_buffer import EnvironmentBuffers, ModelBuffers
 from m3po.data.types import Batch, Segments, Transitions, joined, rows_of
 from m3po.networks.context_encoder import ContextEncoder
 
 
 class AgentData(ABC, Generic[Batch]):
-    """D_model, the batches drawn from it and from D_env, and the agent's updates on them.
+    """D_model, the batches drawn from it and from D_env, and the agent's updates on them; all of R runs.
 
     Args:
         agent: policy and critics.
         encoder: what they read histories through.
-        capacity: of D_model, in transitions.
+        model_buffers: D_model.
         captured: replay updates as one CUDA graph.
     """
 
     def __init__(
-        self, agent: SoftActorCritic, encoder: ContextEncoder, capacity: int, *, captured: bool = False
+        self,
+        agent: SoftActorCritic,
+        encoder: ContextEncoder,
+        model_buffers: ModelBuffers[Batch],
+        *,
+        captured: bool = False,
     ) -> None:
         self.agent = agent
         self.encoder = encoder
-        self.model_buffer: ModelBuffer[Batch] = ModelBuffer(capacity)
+        self.model_buffers: ModelBuffers[Batch] = model_buffers
         self.update: Update[Batch] = self._update
         if captured:
             self.update = CapturedUpdate(self._update, agent.optimisers().values())
@@ -56,34 +63,31 @@ class AgentData(ABC, Generic[Batch]):
     def follow(self, model_encoder: ContextEncoder) -> None:
         """After the model's training: D_model is emptied, and the agent sees the world in the model's units."""
 
-    @abstractmethod
-    def load_state(self, state: dict[str, Any]) -> None:
-        """D_model as a checkpoint has it, from ``model_buffer.state()``."""
-
     def add(self, step: ModelStep) -> None:
         """Store a step of rollouts in D_model."""
-        self.model_buffer.add(self.fictitious(step))
+        self.model_buffers.add(self.fictitious(step), step.valid)
 
     def batches(
-        self, count: int, size: int, fictitious: int, buffer: EnvironmentBuffer, generator: torch.Generator
+        self, count: int, size: int, fictitious: int, buffers: EnvironmentBuffers, generators: Generators
     ) -> list[Batch]:
         """``count`` batches of ``size`` transitions, ``fictitious`` of them from D_model and the others real."""
         parts: list[list[Batch]] = []
         if fictitious > 0:
-            parts.append(in_parts(self.model_buffer.sample(count * fictitious, generator), count))
+            parts.append(in_parts(self.model_buffers.sample(count * fictitious, generators), count))
         if fictitious < size:
-            parts.append(in_parts(self.real(buffer.sample_segments(count * (size - fictitious), generator)), count))
+            indices = buffers.drawn(count * (size - fictitious), generators)
+            parts.append(in_parts(self.real(buffers.segments(indices)), count))
         return [joined(each) if len(each) > 1 else each[0] for each in zip(*parts, strict=True)]
 
     def learn(
-        self, count: int, size: int, fictitious: int, buffer: EnvironmentBuffer, generator: torch.Generator
+        self, count: int, size: int, fictitious: int, buffers: EnvironmentBuffers, generators: Generators
     ) -> tuple[list[dict[str, Tensor]], list[Batch]]:
         """An update on each of ``batches``: what each reports, and its batch."""
-        batches = self.batches(count, size, fictitious, buffer, generator)
-        return [self.update(batch, generator) for batch in batches], batches
+        batches = self.batches(count, size, fictitious, buffers, generators)
+        return [self.update(batch, generators) for batch in batches], batches
 
-    def _update(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        return self.agent.update(self.transitions(batch), generator)
+    def _update(self, batch: Batch, generators: Generators) -> dict[str, Tensor]:
+        return self.agent.update(self.transitions(batch), generators)
 
 
 class StoredEncodings(AgentData[Transitions]):
@@ -100,10 +104,7 @@ class StoredEncodings(AgentData[Transitions]):
         return batch
 
     def follow(self, model_encoder: ContextEncoder) -> None:
-        self.model_buffer.clear()
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        self.model_buffer.load_state(state, Transitions)
+        self.model_buffers.clear()
 
 
 class OwnEncodings(AgentData[Segments]):
@@ -120,13 +121,10 @@ class OwnEncodings(AgentData[Segments]):
 
     def follow(self, model_encoder: ContextEncoder) -> None:
         self.encoder.copy_normalisers(model_encoder)
-        self.model_buffer.clear()
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        self.model_buffer.load_state(state, Segments)
+        self.model_buffers.clear()
 
 
 def in_parts(batch: Batch, count: int) -> list[Batch]:
-    """``count`` records of equally many rows each, in order."""
-    size = len(batch.reward) // count
+    """``count`` records of equally many rows of every run each, in order."""
+    size = batch.reward.shape[-1] // count
     return [rows_of(batch, slice(i * size, (i + 1) * size)) for i in range(count)]

@@ -8,13 +8,14 @@ from typing import Generic
 import torch
 from torch import Tensor
 
+from m3po.data.draws import Generators
 from m3po.data.types import Batch
 
 # torch asks for a few ordinary runs on a side stream before a capture.
 EAGER_UPDATES = 3
 
-# One gradient step on a batch; detached scalars by name.
-Update = Callable[[Batch, torch.Generator], dict[str, Tensor]]
+# One gradient step on a batch; detached scalars, of every run one, by name.
+Update = Callable[[Batch, Generators], dict[str, Tensor]]
 
 
 class CapturedUpdate(Generic[Batch]):
@@ -35,7 +36,7 @@ class CapturedUpdate(Generic[Batch]):
         self._batch: Batch | None = None
         self._metrics: dict[str, Tensor] = {}
 
-    def __call__(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+    def __call__(self, batch: Batch, generator: Generators) -> dict[str, Tensor]:
         """One update; returns detached scalars by name."""
         self._calls += 1
         if self._calls <= EAGER_UPDATES:
@@ -48,7 +49,7 @@ class CapturedUpdate(Generic[Batch]):
         self._graph.replay()
         return {name: value.clone() for name, value in self._metrics.items()}
 
-    def _on_a_side_stream(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+    def _on_a_side_stream(self, batch: Batch, generator: Generators) -> dict[str, Tensor]:
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -56,11 +57,12 @@ class CapturedUpdate(Generic[Batch]):
         torch.cuda.current_stream().wait_stream(stream)
         return metrics
 
-    def _capture(self, batch: Batch, generator: torch.Generator) -> None:
+    def _capture(self, batch: Batch, generator: Generators) -> None:
         """Record an update without running it."""
         self._batch = static = type(batch)(**{name: value.clone() for name, value in vars(batch).items()})
         graph = torch.cuda.CUDAGraph()
-        graph.register_generator_state(generator)
+        for each in [generator] if isinstance(generator, torch.Generator) else generator:
+            graph.register_generator_state(each)
         for optimiser in self._optimisers:
             optimiser.zero_grad(set_to_none=True)
         with torch.cuda.graph(graph):

@@ -11,7 +11,6 @@ from m3po.data.replay_buffer import EnvironmentBuffer
 from m3po.data.types import Windows, token_of
 from m3po.envs.protocol import Array
 from m3po.foreign.checked_environment import CheckedEnvironment, Step, change_of, to_tensor
-from m3po.networks.policy import Policy
 from m3po.runs.stopwatch import Stopwatch
 from m3po.seeds import Purpose, environment_seeds
 
@@ -22,7 +21,7 @@ class Collection:
     Args:
         config: of the run.
         device: where D_env is kept.
-        stopwatch: is told what acting and the environment take.
+        stopwatch: is told what the environment takes.
 
     Attributes:
         checked: the environment behind its checks.
@@ -49,29 +48,35 @@ class Collection:
         self.episodes = 0
         self.windows: Windows | None = None  # None between episodes
         self._shown: Array = np.zeros(self.checked.observation_size)  # by the environment, last
+        self._starts = False  # whether no step of the present episode has been taken
         self._to_resume = False
 
-    def step(self, policy: Policy, policy_generator: torch.Generator, *, random: bool) -> float:
-        """One real step, stored in D_env; starts a new episode when the last one ended. Returns the reward.
+    def present(self) -> Windows:
+        """The history h_{L:t} before the next real step, one window; starts a new episode when the last one ended.
 
-        Args:
-            policy: acts, unless ``random``.
-            policy_generator: source of its randomness.
-            random: take a uniform action.
+        Raises:
+            DivergenceError, ValueError: as ``step``.
+        """
+        if self.windows is None:
+            # Each episode has its own seed, so a resumed run meets the same episodes without storing the simulator.
+            self.episodes += 1
+            self.windows = Windows.initial(self._reset(), self.config.history_length, self.checked.action_size)
+            self._starts = True
+        return self.windows
+
+    def random_action(self) -> Tensor:
+        """Uniform on [-1, 1]^A: [1, A]."""
+        return 2 * torch.rand(1, self.checked.action_size, generator=self.generator).to(self.device) - 1
+
+    def step(self, action: Tensor) -> float:
+        """One real step with ``action`` [1, A], stored in D_env. Returns the reward.
 
         Raises:
             DivergenceError: when the environment returns a number that is not finite.
             ValueError: when it returns what it should not, or ends an episode where its method ``terminated`` does not
                 (PEARL needs none).
         """
-        starts = self.windows is None
-        windows = self.windows if self.windows is not None else self._start_episode()
-        with self.stopwatch.measure("acting"):
-            if random:
-                size = self.checked.action_size
-                action = 2 * torch.rand(1, size, generator=self.generator).to(self.device) - 1
-            else:
-                action, _ = policy.act(windows, policy_generator)
+        windows, starts = self.present(), self._starts
         step = self._act(action)
         next_observation, change = self._seen(step.observation)
         self.buffer.add(
@@ -84,14 +89,10 @@ class Collection:
             starts_episode=starts,
             generator=self.generator,
         )
+        self._starts = False
         over = step.terminated or step.truncated
         self.windows = None if over else windows.push(action, next_observation, change)
         return step.reward
-
-    def _start_episode(self) -> Windows:
-        # Each episode has its own seed, so a resumed run meets the same episodes without storing the simulator.
-        self.episodes += 1
-        return Windows.initial(self._reset(), self.config.history_length, self.checked.action_size)
 
     def _episode_seed(self) -> int:
         return environment_seeds(Purpose.TRAINING_EPISODE, self.config.seed, self.episodes - 1, count=1)[0]
@@ -128,7 +129,7 @@ class Collection:
         self.buffer.load_state(buffer)
         self.generator.set_state(generator)
         self.episodes = episodes
-        self.windows = None
+        self.windows, self._starts = None, False
         self._to_resume = under_way
 
     def resume_episode(self) -> bool:

@@ -1,4 +1,6 @@
-"""The loop that every algorithm here runs in: real steps, epochs, evaluation, and what a checkpoint holds of them.
+"""One run of any algorithm: its parts, what an epoch measures of it, and what a checkpoint holds.
+
+``m3po.agents.group`` has the loop of real steps, in which one or several runs advance.
 
 An algorithm is a subclass that says how it builds its networks, what it learns from one real step, and what it measures
 of itself.
@@ -6,7 +8,6 @@ of itself.
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,23 +16,27 @@ import torch
 from torch import Tensor
 
 from m3po.agents.collection import Collection
+from m3po.agents.group import Group, SeparateGroup
 from m3po.agents.rollout import termination_by
 from m3po.config import Config
 from m3po.episodes import run_episodes
 from m3po.networks.policy import Policy
-from m3po.runs.health import NamedTensors, check_row, check_updates, unresolved_coordinates, warnings_of
+from m3po.runs.health import NamedTensors, check_row, unresolved_coordinates, warnings_of
 from m3po.runs.stopwatch import Stopwatch
 from m3po.seeds import Purpose, environment_seeds, torch_generator
 
 
 class TrainingLoop(ABC):
-    """A training that advances by one real step at a time, in epochs that end with a row of metrics.
+    """A run, which advances by one real step at a time, in epochs that end with a row of metrics.
 
     Attributes:
         collection: the environment, its episodes, and D_env, which is ``environment_buffer``.
         policy: acts, here and in evaluations.
         steps: real environment steps so far.
         measured_at: steps at the last row of metrics.
+        epoch_step: real steps of the epoch under way.
+        updates: gradient updates in it, and ``update_sums`` what they have reported, added up.
+        seconds: spent on it; of what several runs did together, each has its share.
         dynamics: the environment's one-step density, None where none can be used; ``offers`` says why.
         reward_range: (low, high) that all rewards lie in, by the environment's word; infinite where it gives none.
         new_generator: whether the state of the device's random numbers could not be taken from the checkpoint, which
@@ -75,9 +80,39 @@ class TrainingLoop(ABC):
         self.measured_at = -1
         self.seconds = 0.0
         self._epoch_step: int | None = None  # None between epochs
-        self._sums: dict[str, Tensor] = {}  # of what the updates of this epoch reported
-        self._updates = 0
+        self.update_sums: dict[str, Tensor] = {}
+        self.updates = 0
         self._collected = 0.0
+        self._group: Group[Any] | None = None
+
+    # Where it runs
+
+    @classmethod
+    def side_by_side(cls, runs: Sequence[Any]) -> Group[Any]:
+        """Runs of this class, and of equal settings but for their seeds, as a group."""
+        return SeparateGroup(runs)
+
+    def join(self, group: Group[Any]) -> None:
+        """From now on the run advances in ``group``."""
+        if self._group is not None and self._group is not group:
+            self._group.hand_out()
+        self._group = group
+
+    @property
+    def group(self) -> Group[Any]:
+        """That it advances in: of its own, where no other was made."""
+        if self._group is None:
+            self.side_by_side([self])
+            assert self._group is not None
+        return self._group
+
+    def advance(self) -> dict[str, Any] | None:
+        """``Group.advance`` of a run on its own; a row of metrics when the step completed an epoch.
+
+        Raises:
+            DivergenceError: when a loss, an observation or a reward is not a finite number.
+        """
+        return self.group.advance().get(self)
 
     # What an algorithm is
 
@@ -85,13 +120,14 @@ class TrainingLoop(ABC):
     def build(self, observation_size: int) -> None:
         """Make all networks and ``policy``."""
 
-    @abstractmethod
     def begin_epoch(self) -> None:
-        """Before the first real step of an epoch."""
+        """Before the first real step of an epoch, of a run in a ``SeparateGroup``."""
+        raise NotImplementedError
 
-    @abstractmethod
     def learn(self, epoch_step: int) -> tuple[Sequence[Mapping[str, Tensor]], Sequence[NamedTensors]]:
-        """After real step ``epoch_step`` >= 1 of the epoch: what each update reports, and the batch it was given."""
+        """After real step ``epoch_step`` >= 1 of the epoch, of a run in a ``SeparateGroup``: what each update reports,
+        and the batch it was given."""
+        raise NotImplementedError
 
     def finish_epoch(self) -> dict[str, Any]:
         """What an algorithm does after the last real step of an epoch that it learns from, and reports of that."""
@@ -134,7 +170,7 @@ class TrainingLoop(ABC):
             )
         }
 
-    # The loop: a run can be stopped and continued between any two calls.
+    # Where it is
 
     @property
     def finished(self) -> bool:
@@ -173,45 +209,39 @@ class TrainingLoop(ABC):
                 f"{self.config.initial_random_steps} steps (--initial-random-steps)"
             )
 
-    def advance(self) -> dict[str, Any] | None:
-        """The next real step with all that belongs to it; a row of metrics when it completed an epoch.
-
-        Raises:
-            DivergenceError: when a loss, an observation or a reward is not a finite number.
-        """
-        began = time.perf_counter()
-        row: dict[str, Any] | None = None
-        if self.steps < self.config.initial_random_steps:
-            self.collect_step(random=True)
-        else:
-            if self.epoch_begins:
-                self.begin_epoch()
-                self._epoch_step, self._sums, self._updates, self._collected = 0, {}, 0, 0.0
-            if self.training_steps < self.training_budget:
-                self._step_of_epoch()
-            if self._epoch_step == self.config.epoch_steps or self.training_steps == self.training_budget:
-                row = self._end_epoch()
-        self.seconds += time.perf_counter() - began
-        return None if row is None else row | {"seconds": self.seconds}
-
-    def _step_of_epoch(self) -> None:
+    @property
+    def epoch_step(self) -> int:
         assert self._epoch_step is not None
-        self._collected += self.collect_step(random=False)
-        self._epoch_step += 1
-        metrics, batches = self.learn(self._epoch_step)
-        with self.stopwatch.measure("update"):
-            if metrics:
-                check_updates(metrics, batches, step=self.steps)
-            for each in metrics:
-                self._sums = {name: self._sums.get(name, 0.0) + value.double() for name, value in each.items()}
-            self._updates += len(metrics)
+        return self._epoch_step
 
-    def _end_epoch(self) -> dict[str, Any]:
-        assert self._epoch_step is not None
-        means = {name: value.item() / self._updates for name, value in self._sums.items()}
+    @property
+    def epoch_is_over(self) -> bool:
+        """Whether the epoch under way has had its last real step."""
+        return self._epoch_step == self.config.epoch_steps or self.training_steps == self.training_budget
+
+    # What its group does with it
+
+    def start_epoch(self) -> None:
+        """Nothing of the new epoch has happened yet."""
+        self._epoch_step, self.update_sums, self.updates, self._collected = 0, {}, 0, 0.0
+
+    def take(self, action: Tensor) -> float:
+        """A real step with ``action`` [1, A]; its reward."""
+        reward = self.collection.step(action)
+        self.steps += 1
+        return reward
+
+    def count_step(self, reward: float) -> None:
+        """The step just taken was one of the epoch."""
+        self._epoch_step = self.epoch_step + 1
+        self._collected += reward
+
+    def end_epoch(self) -> dict[str, Any]:
+        """The row of metrics of the epoch, after its last real step."""
+        means = {name: value.item() / self.updates for name, value in self.update_sums.items()}
         last = self.finish_epoch()
         row: dict[str, Any] = {"step": self.steps, **means, **self.learned_metrics(means), **last}
-        row["collected_reward"] = self._collected / max(self._epoch_step, 1)
+        row["collected_reward"] = self._collected / max(self.epoch_step, 1)
         with self.stopwatch.measure("measure"):
             row = joined_warnings(row, self.measure(), {"warnings": self.data_warnings()})
         row |= {f"{name}_seconds": seconds for name, seconds in self.stopwatch.seconds.items()}
@@ -219,12 +249,6 @@ class TrainingLoop(ABC):
         self._epoch_step, self.measured_at = None, self.steps
         check_row(row)
         return row
-
-    def collect_step(self, *, random: bool) -> float:
-        """``Collection.step`` with the policy; returns the reward."""
-        reward = self.collection.step(self.policy, self.generator, random=random)
-        self.steps += 1
-        return reward
 
     def data_warnings(self) -> list[str]:
         """What a reader should know about the real data, in words."""
@@ -255,30 +279,35 @@ class TrainingLoop(ABC):
 
     def state(self) -> dict[str, Any]:
         """Everything a resumed run needs, as tensors and plain values."""
-        return {
-            "steps": self.steps,
-            "episodes": self.collection.episodes,
-            "episode_under_way": self.collection.windows is not None,
-            "measured_at": self.measured_at,
-            "seconds": self.seconds,
-            **self.learned_state(),
-            "environment_buffer": self.environment_buffer.state(),
-            "generators": [self.generator.get_state(), self.collection.generator.get_state()],
-            # What an epoch under way has so far.
-            "epoch": None
-            if self._epoch_step is None
-            else {
-                "step": self._epoch_step,
-                "sums": self._sums,
-                "updates": self._updates,
-                "collected": self._collected,
-                "stopwatch": self.stopwatch.seconds,
-                **self.epoch_state(),
-            },
-        }
+        if self._group is not None:
+            self._group.hand_out()
+        return own_tensors(
+            {
+                "steps": self.steps,
+                "episodes": self.collection.episodes,
+                "episode_under_way": self.collection.windows is not None,
+                "measured_at": self.measured_at,
+                "seconds": self.seconds,
+                **self.learned_state(),
+                "environment_buffer": self.environment_buffer.state(),
+                "generators": [self.generator.get_state(), self.collection.generator.get_state()],
+                # What an epoch under way has so far.
+                "epoch": None
+                if self._epoch_step is None
+                else {
+                    "step": self._epoch_step,
+                    "sums": self.update_sums,
+                    "updates": self.updates,
+                    "collected": self._collected,
+                    "stopwatch": self.stopwatch.seconds,
+                    **self.epoch_state(),
+                },
+            }
+        )
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Inverse of ``state``, but for an episode that was under way: see ``Collection.resume_episode``."""
+        self._group = None  # what it shares with others is not this run's any more
         self.steps, self.measured_at, self.seconds = state["steps"], state["measured_at"], state["seconds"]
         self.load_learned_state(state)
         device_generator, collection_generator = (each.cpu() for each in state["generators"])
@@ -292,7 +321,7 @@ class TrainingLoop(ABC):
         epoch = state["epoch"]
         self._epoch_step = None
         if epoch is not None:
-            self._epoch_step, self._sums, self._updates = epoch["step"], epoch["sums"], epoch["updates"]
+            self._epoch_step, self.update_sums, self.updates = epoch["step"], epoch["sums"], epoch["updates"]
             self._collected = epoch["collected"]
             self.stopwatch.seconds = epoch["stopwatch"]
             self.load_epoch_state(epoch)
@@ -307,6 +336,15 @@ class TrainingLoop(ABC):
             self.generator = torch_generator(Purpose.NEW_GENERATOR, self.config.seed, self.steps, device=self.device)
         else:
             self.generator.set_state(stored)
+
+
+def own_tensors(state: Any) -> Any:
+    """The same nested dicts and lists, with no tensor that is a part of a larger one: files hold tensors whole."""
+    if isinstance(state, Tensor):
+        return state if state.untyped_storage().nbytes() == state.nbytes else state.clone()
+    if isinstance(state, dict):
+        return {name: own_tensors(value) for name, value in state.items()}
+    return [own_tensors(value) for value in state] if isinstance(state, list) else state
 
 
 def joined_warnings(*parts: Mapping[str, Any]) -> dict[str, Any]:

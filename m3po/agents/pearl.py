@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from m3po.agents.loop import TrainingLoop
 from m3po.agents.sac import SoftActorCritic, agent_networks, agent_settings
+from m3po.data.draws import Generators, normal
 from m3po.data.replay_buffer import EnvironmentBuffer, drawn
 from m3po.data.types import Stretches, Transitions, Windows, newest, parts_of
 from m3po.networks.context_encoder import Normaliser
@@ -112,10 +113,10 @@ class LatentEncoder(nn.Module):
 class LatentPolicy(EncodedPolicy[LatentEncoder]):
     """pi(a | o_t, z): z is drawn from the posterior at every step; the deterministic policy takes its mean."""
 
-    def features(self, windows: Windows, generator: torch.Generator, *, deterministic: bool) -> Tensor:
+    def features(self, windows: Windows, generator: Generators, *, deterministic: bool) -> Tensor:
         latent, variance = self.encoder.posterior(windows.tokens, windows.lengths)
         if not deterministic:
-            latent = latent + variance.sqrt() * torch.randn(latent.shape, generator=generator, device=latent.device)
+            latent = latent + variance.sqrt() * normal(latent.shape, generator, latent.device)
         return self.encoder.features(windows.observation, latent)
 
 

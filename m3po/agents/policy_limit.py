@@ -7,14 +7,16 @@ TV <= sqrt(KL/2) (Pinsker), and the mean over histories of TV is at most sqrt(me
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from m3po.data.types import Windows
+from m3po.data.types import Windows, stacked_tensors
 from m3po.errors import gaussian_tv_samples
 from m3po.networks.policy import GaussianPolicy, HistoryPolicy
+from m3po.networks.run_axis import stacked
 
 # Change of the penalty's log weight per update, at most.
 WEIGHT_RATE = 0.02
@@ -43,6 +45,14 @@ class MovePenalty:
         self._divergence = divergence
 
     @staticmethod
+    def of_runs(penalties: Sequence[MovePenalty]) -> MovePenalty:
+        """The penalties of several runs side by side; they stay what they are and become views."""
+        joint = copy.copy(penalties[0])
+        joint.reference = stacked([each.reference for each in penalties])
+        joint.log_weight = stacked_tensors([each.log_weight for each in penalties])
+        return joint
+
+    @staticmethod
     def within(policy: GaussianPolicy, limit: float) -> MovePenalty:
         """A penalty for moves of a mean total variation of ``limit``: KL = 2 limit^2."""
         return MovePenalty(policy, 2 * limit**2)
@@ -52,10 +62,10 @@ class MovePenalty:
         self.reference.load_state_dict(policy.state_dict())
 
     def __call__(self, policy: GaussianPolicy, features: Tensor) -> Tensor:
-        """The penalty on features [N, F] that both networks read, a scalar; adapts the weight."""
+        """The penalty on features [N, F] that both networks read, a scalar (of every run one); adapts the weight."""
         with torch.no_grad():
             reference = self.reference(features)
-        divergence = gaussian_divergence(*reference, *policy(features)).mean()
+        divergence = gaussian_divergence(*reference, *policy(features)).mean(dim=-1)
         penalty = self.log_weight.exp() * divergence
         with torch.no_grad():
             self.log_weight += WEIGHT_RATE * (divergence / self._divergence - 1).clamp(-1, 1)

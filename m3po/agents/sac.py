@@ -1,9 +1,12 @@
-"""Soft actor-critic: the three losses as functions of everything they need, and the update that applies them."""
+"""Soft actor-critic: the three losses as functions of everything they need, and the update that applies them.
+
+In front of the shapes given here may stand the run axis; a scalar is then one of every run.
+"""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -12,15 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from m3po.agents.policy_limit import MovePenalty
-from m3po.data.types import Transitions
+from m3po.data.draws import Generators, normal
+from m3po.data.types import Transitions, stacked_tensors
 from m3po.networks.policy import GaussianPolicy, squashed_sample
+from m3po.networks.run_axis import stacked
 from m3po.networks.stacked import StackedMLP
 from m3po.settings import AgentSettings, NetworkSettings
 
 
 def critic_values(critics: StackedMLP, features: Tensor, action: Tensor) -> Tensor:
     """Q_i(h, a) of both critics. Shapes [N, F], [N, A] -> [2, N]."""
-    return critics(torch.cat([features, action], dim=1)).squeeze(-1)
+    return critics(torch.cat([features, action], dim=-1)).squeeze(-1)
 
 
 @torch.no_grad()
@@ -35,13 +40,15 @@ def soft_target(
     """y = r + gamma * not_terminal * (min_i Qbar_i(h', a') - temperature * log pi(a'|h')), a' ~ pi. Shape [N]."""
     mean, log_std = policy(batch.next_features)
     action, log_density = squashed_sample(mean, log_std, noise)
-    value = critic_values(target_critics, batch.next_features, action).min(dim=0).values - temperature * log_density
+    value = critic_values(target_critics, batch.next_features, action).amin(dim=-2)
+    value = value - temperature.unsqueeze(-1) * log_density
     return batch.reward + discount * batch.not_terminal * value
 
 
 def critic_loss(critics: StackedMLP, batch: Transitions, target: Tensor) -> Tensor:
     """sum_i mean_n (Q_i(h_n, a_n) - y_n)^2 / 2. Scalar."""
-    return 0.5 * ((critic_values(critics, batch.features, batch.action) - target) ** 2).mean(dim=1).sum()
+    values = critic_values(critics, batch.features, batch.action)
+    return 0.5 * ((values - target.unsqueeze(-2)) ** 2).mean(dim=-1).sum(dim=-1)
 
 
 def policy_loss(
@@ -53,8 +60,9 @@ def policy_loss(
     """
     mean, log_std = policy(features)
     action, log_density = squashed_sample(mean, log_std, noise)
-    value = critic_values(critics, features, action).min(dim=0).values
-    return (temperature * log_density - value).mean(), log_density.detach().mean()
+    value = critic_values(critics, features, action).min(dim=-2).values
+    loss = (temperature.unsqueeze(-1) * log_density - value).mean(dim=-1)
+    return loss, log_density.detach().mean(dim=-1)
 
 
 def temperature_loss(log_temperature: Tensor, mean_log_density: Tensor, target_entropy: float) -> Tensor:
@@ -127,10 +135,38 @@ class SoftActorCritic:
         self.log_temperature = torch.full((), initial_temperature, device=device).log().requires_grad_()
         self.settings = settings
         self.move_penalty = move_penalty
-        encoded_by = [] if encoder is None else list(encoder.parameters())
+        self._optimise()
+
+    @classmethod
+    def of_runs(cls, agents: Sequence[SoftActorCritic], encoder: nn.Module | None = None) -> SoftActorCritic:
+        """The agents of several runs side by side, as one that updates them all.
+
+        They stay what they are and become views, their optimisers' states included.
+
+        Args:
+            agents: that have taken equally many updates with the same settings.
+            encoder: theirs, with a run axis; None when they have none.
+        """
+        first = agents[0]
+        joint = copy.copy(first)
+        joint.encoder = encoder
+        joint.policy = stacked([each.policy for each in agents])
+        joint.critics = stacked([each.critics for each in agents])
+        joint.target_critics = stacked([each.target_critics for each in agents])
+        joint.log_temperature = stacked_tensors([each.log_temperature for each in agents]).requires_grad_()
+        penalties = [each.move_penalty for each in agents if each.move_penalty is not None]
+        joint.move_penalty = MovePenalty.of_runs(penalties) if penalties else None
+        joint._optimise()
+        for name, optimiser in joint.optimisers().items():
+            join_states(optimiser, [each.optimisers()[name] for each in agents])
+        return joint
+
+    def _optimise(self) -> None:
+        """New optimisers of what there is."""
+        encoded_by = [] if self.encoder is None else list(self.encoder.parameters())
         # Adam treats every element on its own, so one optimiser serves policy and temperature.
-        self.policy_optimiser = self._adam([*policy.parameters(), self.log_temperature])
-        self.critic_optimiser = self._adam([*critics.parameters(), *encoded_by])
+        self.policy_optimiser = self._adam([*self.policy.parameters(), self.log_temperature])
+        self.critic_optimiser = self._adam([*self.critics.parameters(), *encoded_by])
 
     def _adam(self, parameters: list[Tensor]) -> torch.optim.Adam:
         rate, capturable = self.settings.learning_rate, self.settings.capturable
@@ -138,7 +174,7 @@ class SoftActorCritic:
         return torch.optim.Adam(parameters, lr=rates, fused=True, capturable=capturable)
 
     def update(
-        self, batch: Transitions, generator: torch.Generator, penalties: Mapping[str, Tensor] = MappingProxyType({})
+        self, batch: Transitions, generator: Generators, penalties: Mapping[str, Tensor] = MappingProxyType({})
     ) -> dict[str, Tensor]:
         """One gradient step of critics, policy and temperature; returns detached scalars by name.
 
@@ -146,12 +182,14 @@ class SoftActorCritic:
         """
         settings = self.settings
         temperature = self.log_temperature.detach().exp()
-        noise = torch.randn(2, *batch.action.shape, generator=generator, device=batch.action.device)
+        *runs, size, actions = batch.action.shape
+        noise = normal((*runs, 2, size, actions), generator, batch.action.device).unbind(-3)
 
         target = soft_target(batch, self.policy, self.target_critics, temperature, settings.discount, noise[0])
         loss_q = critic_loss(self.critics, batch, target)
         self.critic_optimiser.zero_grad()
-        sum(penalties.values(), start=loss_q).backward()
+        # The sum's gradient with respect to the parameters of one run is that of its own loss.
+        sum(penalties.values(), start=loss_q).sum().backward()
         self.critic_optimiser.step()
 
         self.critics.requires_grad_(False)
@@ -162,9 +200,10 @@ class SoftActorCritic:
             loss_pi = loss_pi + self.move_penalty(self.policy, batch.features.detach())
         self.policy_optimiser.zero_grad()
         if settings.target_entropy is None:
-            loss_pi.backward()
+            loss_pi.sum().backward()
         else:
-            (loss_pi + temperature_loss(self.log_temperature, mean_log_density, settings.target_entropy)).backward()
+            loss = loss_pi + temperature_loss(self.log_temperature, mean_log_density, settings.target_entropy)
+            loss.sum().backward()
         self.policy_optimiser.step()
         self.critics.requires_grad_(True)
 
@@ -175,7 +214,7 @@ class SoftActorCritic:
         return {
             "critic_loss": loss_q.detach(),
             "policy_loss": loss_pi.detach(),
-            "q_mean": target.mean(),
+            "q_mean": target.mean(dim=-1),
             "entropy": -mean_log_density,
             "temperature": temperature,
             **{name: penalty.detach() for name, penalty in penalties.items()},
@@ -218,3 +257,27 @@ class SoftActorCritic:
             self.log_temperature.copy_(state["log_temperature"])
             if self.move_penalty is not None:
                 self.move_penalty.log_weight.copy_(state["log_move_weight"])
+
+
+def join_states(joint: torch.optim.Optimizer, optimisers: Sequence[torch.optim.Optimizer]) -> None:
+    """Give the optimiser of stacked parameters the states of those of the runs, which become views.
+
+    The learning rate is the first run's; so is the count of steps, which is the same for all.
+    """
+    for group, own in zip(joint.param_groups, optimisers[0].param_groups, strict=True):
+        group["lr"] = own["lr"]
+    parameters = joint.param_groups[0]["params"]
+    parts = [optimiser.param_groups[0]["params"] for optimiser in optimisers]
+    for place, parameter in enumerate(parameters):
+        states = [optimiser.state[part[place]] for optimiser, part in zip(optimisers, parts, strict=True)]
+        if not states[0]:
+            for state, part in zip(states, parts, strict=True):
+                zeros = torch.zeros_like(part[place].detach())
+                state |= {"step": torch.zeros((), device=zeros.device), "exp_avg": zeros, "exp_avg_sq": zeros.clone()}
+        step = states[0]["step"]
+        joint.state[parameter] = {
+            "step": step,
+            **{name: stacked_tensors([state[name] for state in states]) for name in ("exp_avg", "exp_avg_sq")},
+        }
+        for state in states:
+            state["step"] = step

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any, Generic
 
 import torch
 from torch import Tensor
 
-from m3po.data.types import Batch, Segments, Stretches, Windows, newest, parts_of, rows_of, token_of
+from m3po.data.draws import Generators, integers
+from m3po.data.types import (
+    Batch,
+    Segments,
+    Stretches,
+    Windows,
+    at,
+    newest,
+    parts_of,
+    rows_of,
+    run_of,
+    stacked_tensors,
+    token_of,
+)
 
 
 def drawn(indices: Tensor, count: int, generator: torch.Generator) -> Tensor:
@@ -21,6 +35,8 @@ def windows_ending_at(
 ) -> Windows:
     """The histories h_{L:t} of steps stored one after another; a window never reaches into another episode.
 
+    In front of all shapes may stand the run axis.
+
     Args:
         indices: [N] which steps.
         tokens: [S, D] token s describes the step from o_s to o_{s+1}.
@@ -31,14 +47,60 @@ def windows_ending_at(
     Returns:
         N windows, each with the n = min(L, s - first[s]) tokens before its step.
     """
-    lengths = (indices - first[indices]).clamp(max=history_length)
-    places = indices[:, None] + torch.arange(-history_length, 0, device=indices.device)
+    of_runs = first.dim() == 2
+    lengths = (indices - at(first, indices, of_runs=of_runs)).clamp(max=history_length)
+    places = indices.unsqueeze(-1) + torch.arange(-history_length, 0, device=indices.device)
     used = newest(lengths, history_length)
-    gathered = torch.where(used[..., None], tokens[torch.where(used, places, 0)], 0.0)
-    return Windows(gathered, lengths, observations[indices])
+    gathered = torch.where(used[..., None], at(tokens, torch.where(used, places, 0), of_runs=of_runs), 0.0)
+    return Windows(gathered, lengths, at(observations, indices, of_runs=of_runs))
 
 
-class EnvironmentBuffer:
+class RealTransitions:
+    """Real transitions in the order they happened, of one run or, with the run axis in front of all shapes, of several.
+
+    Attributes:
+        observations: [S, O].
+        tokens: [S, 2 O + A].
+        rewards: [S].
+        terminated: [S] booleans.
+        first: [S] int64, index of the first step of the episode.
+        member_weights: [S, B].
+        held_out: [S] booleans.
+    """
+
+    observations: Tensor
+    tokens: Tensor
+    rewards: Tensor
+    terminated: Tensor
+    first: Tensor
+    member_weights: Tensor
+    held_out: Tensor
+
+    arrays = ("observations", "tokens", "rewards", "terminated", "first", "member_weights", "held_out")
+
+    def __init__(self, history_length: int) -> None:
+        self.history_length = history_length
+
+    def _at(self, values: Tensor, indices: Tensor) -> Tensor:
+        return at(values, indices, of_runs=self.rewards.dim() == 2)
+
+    def windows(self, indices: Tensor) -> Windows:
+        """The histories h_{L:t} before the steps at ``indices`` [N]."""
+        return windows_ending_at(indices, self.tokens, self.first, self.observations, self.history_length)
+
+    def segments(self, indices: Tensor) -> Segments:
+        """The real transitions at ``indices`` [N] with their past."""
+        windows = self.windows(indices)
+        tokens = torch.cat([windows.tokens, self._at(self.tokens, indices).unsqueeze(-2)], dim=-2)
+        not_terminal = (~self._at(self.terminated, indices)).float()
+        return Segments(tokens, windows.lengths, self._at(self.rewards, indices), not_terminal)
+
+    def weights(self, indices: Tensor) -> Tensor:
+        """How much the steps at ``indices`` [N] weigh in each member's loss: [B, N]."""
+        return self._at(self.member_weights, indices).mT
+
+
+class EnvironmentBuffer(RealTransitions):
     """D_env: every real transition, never overwritten, with its fixed part in the bootstrap and in the holdout.
 
     Args:
@@ -61,8 +123,8 @@ class EnvironmentBuffer:
         holdout: float,
         device: torch.device,
     ) -> None:
+        super().__init__(history_length)
         self.capacity = capacity
-        self.history_length = history_length
         self.holdout = holdout
         self.size = 0
         self.observations = torch.zeros(capacity, observation_size, device=device)
@@ -103,20 +165,6 @@ class EnvironmentBuffer:
         self.held_out[here] = torch.rand((), generator=generator).item() < self.holdout
         self.size += 1
 
-    def windows(self, indices: Tensor) -> Windows:
-        """The histories h_{L:t} before the steps at ``indices`` [N]."""
-        return windows_ending_at(indices, self.tokens, self.first, self.observations, self.history_length)
-
-    def segments(self, indices: Tensor) -> Segments:
-        """The real transitions at ``indices`` [N] with their past."""
-        windows = self.windows(indices)
-        tokens = torch.cat([windows.tokens, self.tokens[indices, None]], dim=1)
-        return Segments(tokens, windows.lengths, self.rewards[indices], (~self.terminated[indices]).float())
-
-    def sample_segments(self, count: int, generator: torch.Generator) -> Segments:
-        """``count`` real transitions with their past, uniformly with replacement."""
-        return self.segments(torch.randint(self.size, (count,), generator=generator, device=self.rewards.device))
-
     def stretches(self, indices: Tensor, past: int, following: int) -> Stretches:
         """The ``following`` steps from each of ``indices`` [N] on, with the ``past`` before them."""
         places = indices[:, None] + torch.arange(-past, following, device=indices.device)
@@ -146,14 +194,32 @@ class EnvironmentBuffer:
 
     def state(self) -> dict[str, Tensor]:
         """The used part of every array, for a checkpoint."""
-        names = ("observations", "tokens", "rewards", "terminated", "first", "member_weights", "held_out")
-        return {name: getattr(self, name)[: self.size].clone() for name in names}
+        return {name: getattr(self, name)[: self.size].clone() for name in self.arrays}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Inverse of ``state``."""
         self.size = len(state["rewards"])
         for name, values in state.items():
             getattr(self, name)[: self.size] = values
+
+
+class EnvironmentBuffers(RealTransitions):
+    """D_env of several runs side by side; ``buffers`` stay what they are and become views.
+
+    Args:
+        buffers: of equal sizes.
+    """
+
+    def __init__(self, buffers: Sequence[EnvironmentBuffer]) -> None:
+        super().__init__(buffers[0].history_length)
+        self.buffers = tuple(buffers)
+        for name in self.arrays:
+            setattr(self, name, stacked_tensors([getattr(each, name) for each in buffers]))
+
+    def drawn(self, count: int, generators: Generators) -> Tensor:
+        """Indices of ``count`` steps of each run, uniformly with replacement: [R, N]."""
+        sizes = [each.size for each in self.buffers]
+        return integers(sizes, (len(sizes), count), generators, self.rewards.device)
 
 
 class ModelBuffer(Generic[Batch]):
@@ -207,6 +273,18 @@ class ModelBuffer(Generic[Batch]):
         device = self._store.reward.device
         return rows_of(self._store, torch.randint(self.size, (count,), generator=generator, device=device))
 
+    def lay_out(self, store: Batch) -> None:
+        """Keep what is stored in the arrays of ``store`` from now on."""
+        if self._store is not None:
+            for name, value in vars(self._store).items():
+                getattr(store, name).copy_(value)
+        self._store = store
+
+    @property
+    def row(self) -> Batch | None:
+        """A record with one row of what is stored; None before the first ``add``."""
+        return None if self._store is None else rows_of(self._store, slice(1))
+
     def state(self) -> dict[str, Any]:
         """The used part of every array, for a checkpoint; they lie in the ring's order."""
         arrays = {} if self._store is None else vars(rows_of(self._store, slice(self.size)))
@@ -218,3 +296,50 @@ class ModelBuffer(Generic[Batch]):
         if state["arrays"]:
             self.add(kind(**state["arrays"]))
         self._next = state["next"]
+
+
+class ModelBuffers(Generic[Batch]):
+    """D_model of several runs side by side; ``buffers`` stay what they are, and keep their rows in arrays of all."""
+
+    def __init__(self, buffers: Sequence[ModelBuffer[Batch]]) -> None:
+        self.buffers: tuple[ModelBuffer[Batch], ...] = tuple(buffers)
+        self._store: Batch | None = None
+        row = next((each.row for each in buffers if each.row is not None), None)
+        if row is not None:
+            self._lay_out(row)
+
+    def _lay_out(self, row: Batch) -> None:
+        """Arrays for rows of any run like this one."""
+        shape = len(self.buffers), self.buffers[0].capacity
+        self._store = type(row)(
+            **{name: value.new_zeros(*shape, *value.shape[1:]) for name, value in vars(row).items()}
+        )
+        for run, buffer in enumerate(self.buffers):
+            buffer.lay_out(run_of(self._store, run))
+
+    def clear(self) -> None:
+        for each in self.buffers:
+            each.clear()
+
+    def add(self, batch: Batch, valid: Tensor | None = None) -> None:
+        """Append [R, N] transitions, of them only the ``valid`` [R, N], over the oldest of their runs.
+
+        Raises:
+            ValueError: when they are more than a buffer holds.
+        """
+        if self._store is None:
+            self._lay_out(run_of(rows_of(batch, slice(1)), 0))
+        for run, buffer in enumerate(self.buffers):
+            rows = run_of(batch, run)
+            buffer.add(rows if valid is None else rows_of(rows, valid[run]))
+
+    def sample(self, count: int, generators: Generators) -> Batch:
+        """``count`` transitions of each run, uniformly with replacement: [R, N].
+
+        Raises:
+            ValueError: when the buffer of a run is empty.
+        """
+        sizes = [each.size for each in self.buffers]
+        if self._store is None or 0 in sizes:
+            raise ValueError("the model buffer is empty")
+        return rows_of(self._store, integers(sizes, (len(sizes), count), generators, self._store.reward.device))

@@ -1,4 +1,7 @@
-"""The arrays that travel between modules. Tensors are float32 unless said otherwise; N is a batch, L the window."""
+"""The arrays that travel between modules. Tensors are float32 unless said otherwise; N is a batch, L the window.
+
+In front of the shapes given here may stand the run axis: [R, N, ...], of R runs side by side.
+"""
 
 from __future__ import annotations
 
@@ -34,9 +37,9 @@ class Windows:
     @staticmethod
     def initial(observation: Tensor, history_length: int, action_size: int) -> Windows:
         """The histories (o_0). Shape [N, O] -> N windows with no past."""
-        count, observation_size = observation.shape
-        tokens = observation.new_zeros(count, history_length, 2 * observation_size + action_size)
-        lengths = torch.zeros(count, dtype=torch.int64, device=observation.device)
+        *rows, observation_size = observation.shape
+        tokens = observation.new_zeros(*rows, history_length, 2 * observation_size + action_size)
+        lengths = torch.zeros(rows, dtype=torch.int64, device=observation.device)
         return Windows(tokens, lengths, observation)
 
     def push(self, action: Tensor, next_observation: Tensor, change: Tensor | None = None) -> Windows:
@@ -44,26 +47,26 @@ class Windows:
 
         ``change``: as in ``token_of``.
         """
-        limit = self.tokens.shape[1]
+        limit = self.tokens.shape[-2]
         if limit == 0:
             return Windows(self.tokens, self.lengths, next_observation)
         token = token_of(self.observation, action, next_observation, change)
-        tokens = torch.cat([self.tokens[:, 1:], token[:, None]], dim=1)
+        tokens = torch.cat([self.tokens[..., 1:, :], token.unsqueeze(-2)], dim=-2)
         return Windows(tokens, (self.lengths + 1).clamp(max=limit), next_observation)
 
     def forget(self, lengths: Tensor) -> Windows:
         """Keep only the newest ``lengths`` [N] tokens of each window (0 <= lengths <= self.lengths)."""
-        kept = newest(lengths, self.tokens.shape[1])
+        kept = newest(lengths, self.tokens.shape[-2])
         return Windows(torch.where(kept[..., None], self.tokens, 0.0), lengths, self.observation)
 
     def select(self, rows: Tensor) -> Windows:
-        """The windows at ``rows`` (indices or booleans)."""
-        return Windows(self.tokens[rows], self.lengths[rows], self.observation[rows])
+        """The windows at ``rows``: indices, or booleans where there is no run axis."""
+        return rows_of(self, rows)
 
 
 def newest(lengths: Tensor, limit: int) -> Tensor:
     """Which of ``limit`` places the ``lengths`` [N] newest are. Shape [N, limit], booleans."""
-    return torch.arange(limit, device=lengths.device) >= limit - lengths[:, None]
+    return torch.arange(limit, device=lengths.device) >= limit - lengths.unsqueeze(-1)
 
 
 def token_of(observation: Tensor, action: Tensor, next_observation: Tensor, change: Tensor | None = None) -> Tensor:
@@ -123,14 +126,14 @@ class Segments:
     ) -> Segments:
         """The steps that follow the given windows."""
         token = token_of(windows.observation, action, next_observation)
-        tokens = torch.cat([windows.tokens, token[:, None]], dim=1)
+        tokens = torch.cat([windows.tokens, token.unsqueeze(-2)], dim=-2)
         return Segments(tokens, windows.lengths, reward, not_terminal)
 
     def examples(self, observation_size: int) -> tuple[Windows, Tensor, Tensor]:
         """What a model learns from: the N histories, actions [N, A], and (o_{t+1} - o_t, r_t) [N, O + 1]."""
-        observation, action, change = parts_of(self.tokens[:, -1], observation_size)
-        targets = torch.cat([change, self.reward[:, None]], dim=1)
-        return Windows(self.tokens[:, :-1], self.lengths, observation), action, targets
+        observation, action, change = parts_of(self.tokens[..., -1, :], observation_size)
+        targets = torch.cat([change, self.reward.unsqueeze(-1)], dim=-1)
+        return Windows(self.tokens[..., :-1, :], self.lengths, observation), action, targets
 
 
 @dataclass(frozen=True)
@@ -152,12 +155,56 @@ class Stretches:
 Batch = TypeVar("Batch", Transitions, Segments)
 
 
-def rows_of(batch: Batch, rows: Tensor | slice) -> Batch:
-    """The same record of only some ``rows``."""
-    return type(batch)(**{field.name: getattr(batch, field.name)[rows] for field in fields(batch)})
+Record = TypeVar("Record", Windows, Transitions, Segments)
 
 
-def joined(batches: Sequence[Batch]) -> Batch:
-    """Several records of one kind after one another."""
-    names = [field.name for field in fields(batches[0])]
-    return type(batches[0])(**{name: torch.cat([getattr(batch, name) for batch in batches]) for name in names})
+def at(values: Tensor, places: Tensor, *, of_runs: bool) -> Tensor:
+    """values[places] along the first axis: [S, ...], [N, ...] -> [N, ..., ...]; of every run by itself where the first
+    axis of both is that of runs."""
+    if not of_runs:
+        return values[places]
+    before = torch.arange(len(values), device=places.device) * values.shape[1]
+    return values.flatten(0, 1)[places + before.view(-1, *[1] * (places.dim() - 1))]
+
+
+def has_runs(record: Record) -> bool:
+    """Whether the first axis of a record is that of runs."""
+    return (record.lengths if isinstance(record, Windows) else record.reward).dim() == 2
+
+
+def rows_of(record: Record, rows: Tensor | slice) -> Record:
+    """The same record of only some ``rows``: a slice, of every run, or indices [N], with a run axis [R, N]."""
+    of_runs = has_runs(record)
+
+    def part(values: Tensor) -> Tensor:
+        if isinstance(rows, slice):
+            return values[:, rows] if of_runs else values[rows]
+        return at(values, rows, of_runs=of_runs)
+
+    return type(record)(**{field.name: part(getattr(record, field.name)) for field in fields(record)})
+
+
+def run_of(record: Record, run: int) -> Record:
+    """One run's part of a record with a run axis."""
+    return type(record)(**{field.name: getattr(record, field.name)[run] for field in fields(record)})
+
+
+def side_by_side(records: Sequence[Record]) -> Record:
+    """Records of several runs along a new run axis."""
+    names = [field.name for field in fields(records[0])]
+    return type(records[0])(**{name: torch.stack([getattr(each, name) for each in records]) for name in names})
+
+
+def stacked_tensors(tensors: Sequence[Tensor | None]) -> Tensor:
+    """The tensors along a new first axis; they become views of it."""
+    own = [tensor for tensor in tensors if tensor is not None]
+    values = torch.stack([tensor.detach() for tensor in own])
+    for tensor, view in zip(own, values, strict=True):
+        tensor.data = view
+    return values
+
+
+def joined(records: Sequence[Record]) -> Record:
+    """Several records of one kind, and of the same runs, after one another."""
+    names, axis = [field.name for field in fields(records[0])], int(has_runs(records[0]))
+    return type(records[0])(**{name: torch.cat([getattr(each, name) for each in records], dim=axis) for name in names})

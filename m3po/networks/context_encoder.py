@@ -1,4 +1,7 @@
-"""History -> features: a GRU over the truncated history, and the normalisation that model, policy and critics share."""
+"""History -> features: a GRU over the truncated history, and the normalisation that model, policy and critics share.
+
+In front of the shapes given here may stand the run axis.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from torch import Tensor, nn
 
 from m3po.data.types import Segments, Transitions, Windows, parts_of
 from m3po.networks.recurrent_scan import GRU
+from m3po.networks.run_axis import Linear, aligned
 from m3po.networks.stacked import Gated
 
 
@@ -29,7 +33,7 @@ class Normaliser(nn.Module):
         self.std.copy_(torch.where(std > 1e-6, std, torch.ones_like(std)))
 
     def forward(self, values: Tensor) -> Tensor:
-        return (values - self.mean) / self.std
+        return (values - aligned(self.mean, values)) / aligned(self.std, values)
 
 
 class ContextEncoder(nn.Module):
@@ -52,7 +56,7 @@ class ContextEncoder(nn.Module):
         self.observation_normaliser = Normaliser(observation_size)
         self.feature_size = observation_size
         if history_length > 0:
-            self.embed = Gated(nn.Linear(2 * observation_size + action_size, 2 * context_size))
+            self.embed = Gated(Linear(2 * observation_size + action_size, 2 * context_size))
             self.gru = GRU(context_size, context_size)
             self.initial_context = nn.Parameter(torch.zeros(context_size))
             self.feature_size += context_size
@@ -72,7 +76,7 @@ class ContextEncoder(nn.Module):
         observation = self.observation_normaliser(windows.observation)
         if self.history_length == 0:
             return observation
-        return torch.cat([observation, self._context(self._gates(windows.tokens), windows.lengths)], dim=1)
+        return torch.cat([observation, self._context(self._gates(windows.tokens), windows.lengths)], dim=-1)
 
     def transitions(self, segments: Segments) -> Transitions:
         """Encode both ends of N transitions; ``next_features`` carry no gradient, as targets need.
@@ -80,23 +84,24 @@ class ContextEncoder(nn.Module):
         The two windows share all but one token, and so the work on tokens.
         """
         limit = self.history_length
-        observation, action, change = parts_of(segments.tokens[:, -1], self.observation_size)
+        observation, action, change = parts_of(segments.tokens[..., -1, :], self.observation_size)
         features = self.observation_normaliser(observation)
         next_features = self.observation_normaliser(observation + change)
         if limit > 0:
-            gates = self._gates(segments.tokens[:, :-1])
+            gates = self._gates(segments.tokens[..., :-1, :])
             context = self._context(gates, segments.lengths)
             with torch.no_grad():
-                shifted = [*gates.detach()[1:], self._gates(segments.tokens[:, -1:])[0]]
+                last = self._gates(segments.tokens[..., -1:, :]).squeeze(-3)
+                shifted = [*gates.detach().unbind(-3)[1:], last]
                 next_context = self._context(shifted, (segments.lengths + 1).clamp(max=limit))
-            features = torch.cat([features, context], dim=1)
-            next_features = torch.cat([next_features, next_context], dim=1)
+            features = torch.cat([features, context], dim=-1)
+            next_features = torch.cat([next_features, next_context], dim=-1)
         return Transitions(features, action, segments.reward, next_features, segments.not_terminal)
 
     def _gates(self, tokens: Tensor) -> Tensor:
         """[N, T, 2 O + A] -> the tokens' part of the gates, time first: [T, N, 3 context_size]."""
-        return self.gru.gates(self.embed(self.token_normaliser(tokens.transpose(0, 1))))
+        return self.gru.gates(self.embed(self.token_normaliser(tokens.transpose(-3, -2))))
 
     def _context(self, gates: Tensor | Sequence[Tensor], lengths: Tensor) -> Tensor:
         """T times [N, 3 context_size], [N] -> z [N, context_size]."""
-        return self.gru.scan(gates, self.initial_context.expand(len(lengths), -1), lengths)
+        return self.gru.scan(gates, self.initial_context.unsqueeze(-2).expand(*lengths.shape, -1), lengths)

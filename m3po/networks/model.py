@@ -1,4 +1,7 @@
-"""The meta-model p_theta(r_t, o_{t+1} | a_t, h_{L:t}): a bootstrap ensemble of Gaussians on a shared encoder."""
+"""The meta-model p_theta(r_t, o_{t+1} | a_t, h_{L:t}): a bootstrap ensemble of Gaussians on a shared encoder.
+
+In front of the shapes given here may stand the run axis.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from m3po.data.draws import Generators, integers, normal
 from m3po.networks.context_encoder import ContextEncoder, Normaliser
+from m3po.networks.run_axis import aligned
 from m3po.networks.stacked import StackedMLP
 
 
@@ -20,9 +25,9 @@ def widened_range(outcomes: Tensor) -> Tensor:
 
 def _mixture_log_density(target: Tensor, mean: Tensor, log_variance: Tensor, std: Tensor) -> Tensor:
     """log (1/E) sum_b prod_j N(y_j; mu_bj, sigma_bj^2) / std_j. Shapes [N, O], [E, N, O] twice, [O] -> [N]."""
-    squares = (target - mean) ** 2 * torch.exp(-log_variance)
-    log_densities = -0.5 * (squares + log_variance + math.log(2 * math.pi)) - std.log()
-    return torch.logsumexp(log_densities.sum(dim=-1), dim=0) - math.log(len(mean))
+    squares = (target.unsqueeze(-3) - mean) ** 2 * torch.exp(-log_variance)
+    log_densities = -0.5 * (squares + log_variance + math.log(2 * math.pi)) - aligned(std, mean).log()
+    return torch.logsumexp(log_densities.sum(dim=-1), dim=-2) - math.log(mean.shape[-3])
 
 
 class LearnedModel(Protocol):
@@ -37,7 +42,7 @@ class LearnedModel(Protocol):
         ...
 
     def sample(
-        self, features: Tensor, observation: Tensor, action: Tensor, generator: torch.Generator
+        self, features: Tensor, observation: Tensor, action: Tensor, generator: Generators
     ) -> tuple[Tensor, Tensor]:
         """(o', r) ~ p_theta."""
         ...
@@ -115,22 +120,24 @@ class EnsembleModel(nn.Module):
 
     def choose_elites(self, losses: Tensor) -> None:
         """Make the members with the smallest ``losses`` [B] the elites; equal losses go by number."""
-        best = torch.argsort(losses, stable=True)[: len(self.elite)]
+        best = torch.argsort(losses, stable=True, dim=-1)[..., : self.elite.shape[-1]]
         self.elite.copy_(best.sort().values)
 
     def normalised_moments(self, features: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance of each member's (o' - o, r), normalised. [N, F], [N, A] -> two [B, N, O + 1]."""
-        mean, log_variance = self.heads(torch.cat([features, action], dim=1)).chunk(2, dim=-1)
-        log_variance = self.log_variance_high - nn.functional.softplus(self.log_variance_high - log_variance)
-        log_variance = self.log_variance_low + nn.functional.softplus(log_variance - self.log_variance_low)
+        mean, log_variance = self.heads(torch.cat([features, action], dim=-1)).chunk(2, dim=-1)
+        low, high = aligned(self.log_variance_low, mean), aligned(self.log_variance_high, mean)
+        log_variance = high - nn.functional.softplus(high - log_variance)
+        log_variance = low + nn.functional.softplus(log_variance - low)
         return mean, log_variance
 
     def elite_moments(self, features: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """``normalised_moments`` of the elites only. Shapes [N, F], [N, A] -> two [E, N, O + 1]."""
         mean, log_variance = self.normalised_moments(features, action)
-        if len(self.elite) == self.members:
+        if self.elite.shape[-1] == self.members:
             return mean, log_variance
-        return mean[self.elite], log_variance[self.elite]
+        elite = self.elite[..., None, None]
+        return torch.take_along_dim(mean, elite, dim=-3), torch.take_along_dim(log_variance, elite, dim=-3)
 
     def member_losses(self, features: Tensor, action: Tensor, target: Tensor) -> Tensor:
         """Negative log likelihood in nats (up to a constant), per member and sample.
@@ -139,7 +146,7 @@ class EnsembleModel(nn.Module):
         Shapes [N, F], [N, A], [N, O + 1] -> [B, N].
         """
         mean, log_variance = self.normalised_moments(features, action)
-        residual = self.target_normaliser(target) - mean
+        residual = self.target_normaliser(target).unsqueeze(-3) - mean
         return 0.5 * (residual**2 * torch.exp(-log_variance) + log_variance).sum(dim=-1)
 
     def observation_log_density(
@@ -155,17 +162,19 @@ class EnsembleModel(nn.Module):
         ``change`` [N, O] is o' - o where it is known better than from float32 observations.
         Shapes [N, F], [N, O], [N, A], [N, O] -> [N].
         """
-        size = observation.shape[1]
+        size = observation.shape[-1]
         mean, log_variance = (each[..., :size] for each in self.elite_moments(features, action))
-        std = self.target_normaliser.std[:size]
-        target = (next_observation - observation if change is None else change) - self.target_normaliser.mean[:size]
-        result = _mixture_log_density(target / std, mean, log_variance, std)
+        change = next_observation - observation if change is None else change
+        std = self.target_normaliser.std[..., :size]
+        scale = aligned(std, change)
+        target = change - aligned(self.target_normaliser.mean[..., :size], change)
+        result = _mixture_log_density(target / scale, mean, log_variance, std)
         if not torch.isfinite(result).all():  # a square beyond float32
-            result = _mixture_log_density(target.double() / std, mean.double(), log_variance, std)
+            result = _mixture_log_density(target.double() / scale, mean.double(), log_variance, std)
         return result
 
     def sample(
-        self, features: Tensor, observation: Tensor, action: Tensor, generator: torch.Generator
+        self, features: Tensor, observation: Tensor, action: Tensor, generator: Generators
     ) -> tuple[Tensor, Tensor]:
         """Draw an elite member per row, then (o', r) from it. Shapes [N, F], [N, O], [N, A] -> [N, O], [N].
 
@@ -174,18 +183,19 @@ class EnsembleModel(nn.Module):
         cannot increase the model's total variation from the truth.
         """
         mean, log_variance = self.elite_moments(features, action)
-        count, device = len(features), features.device
-        member = torch.randint(len(mean), (count,), generator=generator, device=device)
-        rows = torch.arange(count, device=device)
-        noise = torch.randn(count, mean.shape[-1], generator=generator, device=device)
-        drawn = mean[member, rows] + torch.exp(0.5 * log_variance[member, rows]) * noise
-        drawn = drawn * self.target_normaliser.std + self.target_normaliser.mean
-        outcome = torch.cat([observation + drawn[:, :-1], drawn[:, -1:]], dim=1)
-        outcome = outcome.clamp(self.reach_low, self.reach_high)
-        return outcome[:, :-1], outcome[:, -1]
+        rows, device = features.shape[:-1], features.device
+        member = integers(mean.shape[-3], rows, generator, device)[..., None, :, None]
+        noise = normal((*rows, mean.shape[-1]), generator, device)
+        mean, log_variance = (torch.take_along_dim(each, member, dim=-3).squeeze(-3) for each in (mean, log_variance))
+        drawn = mean + torch.exp(0.5 * log_variance) * noise
+        normaliser = self.target_normaliser
+        drawn = drawn * aligned(normaliser.std, drawn) + aligned(normaliser.mean, drawn)
+        outcome = torch.cat([observation + drawn[..., :-1], drawn[..., -1:]], dim=-1)
+        outcome = outcome.clamp(aligned(self.reach_low, drawn), aligned(self.reach_high, drawn))
+        return outcome[..., :-1], outcome[..., -1]
 
     def expected_reward(self, features: Tensor, action: Tensor, low: float, high: float) -> Tensor:
         """r_theta(h, a) = (1/E) sum_{b elite} clip(mu_b^r(h, a), low, high). Shapes [N, F], [N, A] -> [N]."""
         mean, _ = self.elite_moments(features, action)
-        rewards = mean[..., -1] * self.target_normaliser.std[-1] + self.target_normaliser.mean[-1]
-        return rewards.clamp(low, high).mean(dim=0)
+        std, offset = (each[..., -1:, None] for each in (self.target_normaliser.std, self.target_normaliser.mean))
+        return (mean[..., -1] * std + offset).clamp(low, high).mean(dim=-2)

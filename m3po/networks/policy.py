@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -11,8 +10,10 @@ from typing import Generic, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
+from m3po.data.draws import Generators, normal
 from m3po.data.types import Windows
 from m3po.networks.context_encoder import ContextEncoder
+from m3po.networks.run_axis import own_copy
 from m3po.networks.stacked import StackedMLP
 
 LOG_STD_LOW, LOG_STD_HIGH = -5.0, 1.0
@@ -27,7 +28,7 @@ class GaussianPolicy(nn.Module):
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """[N, F] -> mean [N, A], log_std [N, A] in [-5, 1]."""
-        mean, log_std = self.network(features)[0].chunk(2, dim=-1)
+        mean, log_std = self.network(features).squeeze(-3).chunk(2, dim=-1)
         log_std = LOG_STD_LOW + 0.5 * (LOG_STD_HIGH - LOG_STD_LOW) * (torch.tanh(log_std) + 1)
         return mean, log_std
 
@@ -51,10 +52,10 @@ def squashed_sample(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tenso
 
 
 def draw_action(
-    mean: Tensor, log_std: Tensor, generator: torch.Generator, *, deterministic: bool = False
+    mean: Tensor, log_std: Tensor, generator: Generators, *, deterministic: bool = False
 ) -> tuple[Tensor, Tensor]:
     """a = tanh(u), u ~ N(mean, diag std^2), or u = mean: a in (-1, 1) and u, both [N, A]."""
-    noise = torch.randn(mean.shape, generator=generator, device=mean.device)
+    noise = normal(mean.shape, generator, mean.device)
     raw = mean if deterministic else mean + torch.exp(log_std) * noise
     return torch.tanh(raw), raw
 
@@ -104,13 +105,11 @@ class EncodedPolicy(ABC, Generic[Encoder]):
         return next(self.network.parameters()).device
 
     @abstractmethod
-    def features(self, windows: Windows, generator: torch.Generator, *, deterministic: bool) -> Tensor:
+    def features(self, windows: Windows, generator: Generators, *, deterministic: bool) -> Tensor:
         """N windows -> [N, F]; those that are random are drawn, unless ``deterministic``."""
 
     @torch.no_grad()
-    def act(
-        self, windows: Windows, generator: torch.Generator, *, deterministic: bool = False
-    ) -> tuple[Tensor, Tensor]:
+    def act(self, windows: Windows, generator: Generators, *, deterministic: bool = False) -> tuple[Tensor, Tensor]:
         """N windows -> action [N, A] in (-1, 1) and the same before tanh [N, A]; ``deterministic`` takes the mean."""
         mean, log_std = self.network(self.features(windows, generator, deterministic=deterministic))
         return draw_action(mean, log_std, generator, deterministic=deterministic)
@@ -122,7 +121,7 @@ class HistoryPolicy(EncodedPolicy[ContextEncoder]):
 
     def snapshot(self) -> HistoryPolicy:
         """A copy that later training leaves alone."""
-        return HistoryPolicy(copy.deepcopy(self.encoder), copy.deepcopy(self.network))
+        return HistoryPolicy(own_copy(self.encoder), own_copy(self.network))
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
         """What a checkpoint stores."""
@@ -138,5 +137,5 @@ class HistoryPolicy(EncodedPolicy[ContextEncoder]):
         """N windows -> mean [N, A] and log_std [N, A] of the Gaussian before tanh."""
         return self.network(self.encoder(windows))
 
-    def features(self, windows: Windows, generator: torch.Generator, *, deterministic: bool) -> Tensor:
+    def features(self, windows: Windows, generator: Generators, *, deterministic: bool) -> Tensor:
         return self.encoder(windows)

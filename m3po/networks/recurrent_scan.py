@@ -2,7 +2,7 @@
 
 torch.nn.GRU keeps an autograd graph of every elementary operation of every step, and cannot skip padding in front of a
 window. Here a step costs one matrix product and a handful of operations in place, in each direction, and the derivative
-of the weights is one product over all steps.
+of the weights is one product over all steps. In front of the shapes given here may stand the run axis.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from m3po.networks.run_axis import linear, plus_product
+
 
 def run_scan(
-    gates: Tensor | Sequence[Tensor], initial: Tensor, weight: Tensor, bias: Tensor, padding: Tensor
+    gates: Sequence[Tensor], initial: Tensor, weight: Tensor, bias: Tensor, padding: Sequence[Tensor]
 ) -> tuple[Tensor, list[Tensor]]:
     """The recurrence of ``GRU``: the last state, and what a derivative needs of every step (four tensors each).
 
@@ -25,18 +27,19 @@ def run_scan(
         gates: T times [N, 3 H], the inputs' part.
         initial: [N, H].
         weight, bias: [3 H, H], [3 H].
-        padding: [T, N, 1], 1 where a step does not count and 0 where it does.
+        padding: T times [N, 1], 1 where a step does not count and 0 where it does.
     """
-    size = initial.shape[1]
+    size = initial.shape[-1]
+    bias, weight = bias.unsqueeze(-2), weight.mT
     hidden = initial
     saved: list[Tensor] = []
     for gate, skipped in zip(gates, padding, strict=True):
-        product = torch.addmm(bias, hidden, weight.t())
-        recurrent = product[:, 2 * size :]
-        reset_update = product[:, : 2 * size].add_(gate[:, : 2 * size]).sigmoid()
-        update = reset_update[:, size:]
+        product = plus_product(bias, hidden, weight)
+        recurrent = product[..., 2 * size :]
+        reset_update = product[..., : 2 * size].add_(gate[..., : 2 * size]).sigmoid()
+        update = reset_update[..., size:]
         torch.maximum(update, skipped, out=update)  # an update gate of 1 keeps the state
-        candidate = torch.addcmul(gate[:, 2 * size :], reset_update[:, :size], recurrent)
+        candidate = torch.addcmul(gate[..., 2 * size :], reset_update[..., :size], recurrent)
         # tanh(x) = 2 sigmoid(2 x) - 1; torch's sigmoid is several times faster than its tanh on a CPU.
         candidate.mul_(2).sigmoid_().mul_(2).sub_(1)
         saved += hidden, reset_update, candidate, recurrent
@@ -49,7 +52,7 @@ class GatedScan(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, gates: Tensor, initial: Tensor, weight: Tensor, bias: Tensor, padding: Tensor) -> Tensor:
-        hidden, saved = run_scan(gates, initial, weight, bias, padding)
+        hidden, saved = run_scan(gates.unbind(-3), initial, weight, bias, padding.unbind(-3))
         ctx.save_for_backward(weight, *saved)
         return hidden
 
@@ -59,23 +62,21 @@ class GatedScan(torch.autograd.Function):
         weight, *saved = ctx.saved_tensors
         hiddens, reset_updates, candidates, recurrent = (saved[i::4] for i in range(4))
         steps = len(hiddens)
-        count, size = gradient.shape
-        recurrent_gradient = gradient.new_empty(steps, count, 3 * size)
-        candidate_gradient = gradient.new_empty(steps, count, size)
+        *runs, count, size = gradient.shape
+        recurrent_gradient = gradient.new_empty(*runs, steps, count, 3 * size)
+        candidate_gradient = gradient.new_empty(*runs, steps, count, size)
         for t in reversed(range(steps)):
-            reset, update = reset_updates[t][:, :size], reset_updates[t][:, size:]
+            reset, update = reset_updates[t][..., :size], reset_updates[t][..., size:]
             kept = 1 - update
-            here = candidate_gradient[t]
+            here, through = candidate_gradient[..., t, :, :], recurrent_gradient[..., t, :, :]
             torch.mul(gradient * kept, 1 - candidates[t] ** 2, out=here)
-            torch.mul(here * recurrent[t], reset * (1 - reset), out=recurrent_gradient[t, :, :size])
-            torch.mul(
-                gradient * (hiddens[t] - candidates[t]), update * kept, out=recurrent_gradient[t, :, size : 2 * size]
-            )
-            torch.mul(here, reset, out=recurrent_gradient[t, :, 2 * size :])
-            gradient = torch.addmm(gradient * update, recurrent_gradient[t], weight)
-        flat = recurrent_gradient.view(steps * count, 3 * size)
-        weight_gradient = flat.t() @ torch.cat(hiddens)
-        bias_gradient = flat.sum(dim=0)
+            torch.mul(here * recurrent[t], reset * (1 - reset), out=through[..., :size])
+            torch.mul(gradient * (hiddens[t] - candidates[t]), update * kept, out=through[..., size : 2 * size])
+            torch.mul(here, reset, out=through[..., 2 * size :])
+            gradient = plus_product(gradient * update, through, weight)
+        flat = recurrent_gradient.flatten(-3, -2)
+        weight_gradient = flat.mT @ torch.cat(hiddens, dim=-2)
+        bias_gradient = flat.sum(dim=-2)
         gates_gradient = recurrent_gradient
         gates_gradient[..., 2 * size :] = candidate_gradient
         return gates_gradient, gradient, weight_gradient, bias_gradient, None
@@ -99,7 +100,7 @@ class GRU(nn.Module):
 
     def gates(self, inputs: Tensor) -> Tensor:
         """The inputs' part W x + b of every gate. Shapes [T, N, inputs] -> [T, N, 3 size]."""
-        return nn.functional.linear(inputs, self.input_weight, self.input_bias)
+        return linear(inputs, self.input_weight, self.input_bias)
 
     def scan(self, gates: Tensor | Sequence[Tensor], initial: Tensor, lengths: Tensor) -> Tensor:
         """The last hidden state after the ``lengths`` newest steps.
@@ -107,9 +108,11 @@ class GRU(nn.Module):
         Shapes T times [N, 3 size], [N, size], [N] (0 <= lengths <= T) -> [N, size]. Only gates in one tensor
         [T, N, 3 size] carry gradients.
         """
-        steps = len(gates)
-        padding = (torch.arange(steps, device=lengths.device)[:, None] < steps - lengths).to(initial.dtype)[..., None]
+        steps = gates.shape[-3] if isinstance(gates, Tensor) else len(gates)
+        places = torch.arange(steps, device=lengths.device)[:, None]
+        padding = (places < steps - lengths.unsqueeze(-2)).to(initial.dtype).unsqueeze(-1)
         if isinstance(gates, Tensor) and torch.is_grad_enabled():
             return GatedScan.apply(gates, initial, self.recurrent_weight, self.recurrent_bias, padding)
+        each = gates.unbind(-3) if isinstance(gates, Tensor) else gates
         with torch.no_grad():
-            return run_scan(gates, initial, self.recurrent_weight, self.recurrent_bias, padding)[0]
+            return run_scan(each, initial, self.recurrent_weight, self.recurrent_bias, padding.unbind(-3))[0]

@@ -1,4 +1,7 @@
-"""Stacked feed-forward networks: several networks of one shape evaluated as batched matrix products."""
+"""Stacked feed-forward networks: several networks of one shape evaluated as batched matrix products.
+
+In front of the shapes given here may stand the run axis: see ``m3po.networks.run_axis``.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from m3po.networks.run_axis import plus_product
 
 
 class StackedLinear(nn.Module):
@@ -21,7 +26,7 @@ class StackedLinear(nn.Module):
         self.bias = nn.Parameter(torch.empty(count, 1, outputs).uniform_(-limit, limit))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return torch.baddbmm(self.bias, inputs, self.weight)
+        return plus_product(self.bias, inputs, self.weight)
 
 
 class SwishGate(torch.autograd.Function):
@@ -79,9 +84,9 @@ class StackedMLP(nn.Module):
             else:
                 hidden += [StackedLinear(count, size, following), nn.ReLU()]
         self.layers = nn.Sequential(*hidden, StackedLinear(count, sizes[-1], outputs))
-        self.count = count
 
     def forward(self, inputs: Tensor) -> Tensor:
-        if inputs.dim() == 2:
-            inputs = inputs.expand(self.count, *inputs.shape)
+        *stack, _, _ = next(self.parameters()).shape  # [*R, count]
+        if inputs.dim() == len(stack) + 1:
+            inputs = inputs.unsqueeze(-3).expand(*stack, *inputs.shape[-2:])
         return self.layers(inputs)

@@ -86,6 +86,13 @@ class Checkpoints:
             return False
         return True
 
+    def previous_step(self) -> int | None:
+        """Real steps of the checkpoint before the last; None when there is none that is sound."""
+        try:
+            return int(self._read(PREVIOUS, "cpu")["steps"])
+        except ValueError:
+            return None
+
     def restore_previous(self) -> None:
         """Make checkpoint.pt the one before it, when that one is sound.
 

@@ -19,8 +19,8 @@ from m3po.runs.metrics import Metrics
 from m3po.runs.provenance import commit_of, provenance
 from m3po.runs.records import FORMAT, MEBIBYTE, check_sessions, parsed
 
-# Where a run lives and whether it is being resumed are not part of what it is.
-_NOT_IDENTITY = ("run_dir", "resume", "from_previous")
+# Where a run lives, who runs beside it and whether it is being resumed are not part of what it is.
+_NOT_IDENTITY = ("run_dir", "seeds", "resume", "from_previous")
 
 _LARGEST_RECORD = 16 * MEBIBYTE
 
@@ -57,6 +57,16 @@ def unborn(path: Path) -> bool:
     names = {each.name for each in path.iterdir()}
     early = {each for each in names if each == "provenance.json" or each.endswith(files.PARTIAL)}
     return names == early | {"lock"} or not names
+
+
+def check_unborn(path: Path) -> None:
+    """A run can be made at ``path``.
+
+    Raises:
+        ValueError: when it is not ``unborn``.
+    """
+    if not unborn(path.absolute()):
+        raise ValueError(f"run directory {path} already exists; choose another, or continue that run with --resume")
 
 
 class _Held:
@@ -98,17 +108,17 @@ class RunDirectory:
             ValueError: when the directory already holds anything, or another process is at it.
         """
         run = cls(config.run_dir, config)
-        taken = f"run directory {config.run_dir} already exists; choose another, or continue that run with --resume"
-        if not unborn(run.path):
-            raise ValueError(taken)
+        check_unborn(config.run_dir)
         origin = json.dumps([provenance(sys.argv)], indent=2)
         record = json.dumps({"format": FORMAT, **_identity(config)}, indent=2)
         run.path.mkdir(parents=True, exist_ok=True)
         files.sync_folder(run.path.parent)
         run._acquire()
-        if not unborn(run.path):  # another process was faster
+        try:
+            check_unborn(config.run_dir)  # unless another process was faster
+        except ValueError:
             run.release()
-            raise ValueError(taken)
+            raise
         files.replace_atomically(run.path / "provenance.json", origin.encode())
         files.replace_atomically(run.path / "config.json", record.encode())
         return run
@@ -318,6 +328,10 @@ class RunDirectory:
     def save_checkpoint(self, state: dict[str, Any]) -> None:
         """See ``Checkpoints.save``."""
         self._checkpoints.save(state)
+
+    def previous_step(self) -> int | None:
+        """Real steps of the checkpoint before the last; None when there is none that is sound."""
+        return self._checkpoints.previous_step()
 
     def restore_previous(self) -> None:
         """See ``Checkpoints.restore_previous``."""

@@ -39,6 +39,7 @@ _NOT_SETTINGS = {
     "resume": "the sweep resumes what is unfinished",
     "from_previous": "it belongs to a single run of m3po.train",
     "seed": "write seeds = [...] at the top",
+    "seeds": "they stand at the top, for all runs",
 }
 
 SWEEP_ID = "sweep_id"  # a file beside the environments' folders; see worker.directory_id

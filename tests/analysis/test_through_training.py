@@ -141,14 +141,15 @@ def test_a_snapshot_is_the_policy_that_took_the_step(tmp_path: Path) -> None:
     settings = dataclasses.replace(tiny_config(tmp_path), total_steps=420, initial_random_steps=100, epoch_steps=40)
     training = M3PO(settings)
     acted: dict[int, list[torch.Tensor]] = {}
-    honest = training.collect_step
+    group = training.group
+    honest = group.collect_step
 
-    def watched(*, random: bool) -> float:
+    def watched(*, random: bool) -> dict[Any, float]:
         modules = (training.policy.encoder, training.policy.network)
         acted[training.steps] = [each.detach().clone() for part in modules for each in part.state_dict().values()]
         return honest(random=random)
 
-    training.collect_step = watched  # type: ignore[method-assign]
+    group.collect_step = watched  # type: ignore[method-assign]
     config = config_at(tmp_path, total_steps=420, every=140, ages=(0, 1, 20, 40, 120, 260))
     snapshots = Snapshots(config)
     kept: dict[int, HistoryPolicy] = {}

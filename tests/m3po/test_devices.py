@@ -10,6 +10,7 @@ import torch
 from m3po.agents.agent_data import OwnEncodings, StoredEncodings
 from m3po.agents.rollout import model_steps
 from m3po.agents.sac import SoftActorCritic, SoftActorCriticSettings
+from m3po.data.replay_buffer import ModelBuffer, ModelBuffers
 from m3po.data.types import Segments, Windows
 from m3po.networks.context_encoder import ContextEncoder
 from m3po.networks.model import EnsembleModel
@@ -31,7 +32,7 @@ def agent_on(
     settings = SoftActorCriticSettings(0.9, 0.1, -2.0, 1e-3, capturable=capturable)
     agent = SoftActorCritic(policy, critics, settings, 0.1, encoder if own_encoder else None)
     kind = OwnEncodings if own_encoder else StoredEncodings
-    return kind(agent, encoder, 100, captured=captured)
+    return kind(agent, encoder, ModelBuffers([ModelBuffer(100)]), captured=captured)
 
 
 def segments_on(device: torch.device) -> Segments:

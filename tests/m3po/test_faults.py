@@ -8,7 +8,7 @@ import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 
 
 class Counting:
-    """A training that only counts its steps: all that a run directory sees of one."""
+    """A training that only counts its steps, and its group: all that a run directory sees of them."""
 
     def __init__(self, config: Config) -> None:
         self.config, self.device = config, torch.device("cpu")
@@ -37,12 +37,23 @@ class Counting:
     def measure(self) -> dict[str, float]:
         return {"return": float(self.steps), "return_standard_error": 0.5}
 
-    def advance(self) -> dict[str, Any] | None:
+    @staticmethod
+    def side_by_side(runs: list[Counting]) -> Counting:
+        (run,) = runs
+        return run
+
+    @property
+    def runs(self) -> list[Counting]:
+        return [self]
+
+    failed: ClassVar[dict[Counting, Exception]] = {}
+
+    def advance(self) -> dict[Counting, dict[str, Any]]:
         self.steps += 1
         if self.steps % 2:
-            return None
+            return {}
         self.measured_at = self.steps
-        return {"step": self.steps, **self.measure()}
+        return {self: {"step": self.steps, **self.measure()}}
 
     def state(self) -> dict[str, Any]:
         return {"steps": self.steps, "measured_at": self.measured_at, "weights": torch.arange(64.0) + self.steps}
@@ -99,7 +110,7 @@ def sound(path: Path) -> int:
 def stopped(path: Path) -> Path:
     """Stopped at step 3, in the second epoch."""
 
-    def advance(self: Counting) -> dict[str, Any] | None:
+    def advance(self: Counting) -> dict[Counting, dict[str, Any]]:
         if self.steps == 3:
             raise StopError
         return whole(self)

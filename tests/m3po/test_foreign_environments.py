@@ -427,7 +427,7 @@ def test_an_end_that_no_trial_met_stops_the_run_and_says_how_it_goes_on(tmp_path
 
     def collect() -> None:
         for _ in range(60):
-            training.collect_step(random=True)
+            training.group.collect_step(random=True)
 
     with pytest.raises(ValueError, match=r"ended an episode but has no method terminated.* --resume continues it"):
         collect()

@@ -28,7 +28,7 @@ SMALL: dict[str, Any] = {
     "planner_horizon": 1, "planner_iterations": 1, "final_rollout_length": 2, "device": "cpu",
 }  # fmt: skip
 # What the command reads, not the training that it runs.
-OF_THE_COMMAND = {"run_dir", "resume", "from_previous", "threads", "checkpoint_minutes"}
+OF_THE_COMMAND = {"run_dir", "seeds", "resume", "from_previous", "threads", "checkpoint_minutes"}
 NAMES = {field.name for field in dataclasses.fields(Config)}
 
 

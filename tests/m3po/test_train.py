@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,12 @@ import torch
 
 from m3po import train as train_module
 from m3po.agents.agent_data import StoredEncodings
+from m3po.agents.group import Group
 from m3po.agents.loop import choose_device
 from m3po.agents.m3po import M3PO
 from m3po.agents.sac import SoftActorCritic
 from m3po.config import Config
+from m3po.data.types import run_of
 from m3po.foreign import trial
 from m3po.runs.health import DivergenceError
 from m3po.runs.run_directory import RunDirectory
@@ -147,14 +150,14 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(finished: Run
 
 def interrupt_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C during the collection of real step number ``steps`` + 1."""
-    collect_step = M3PO.collect_step
+    collect_step = Group.collect_step
 
-    def interrupted(self: M3PO, *, random: bool) -> float:
-        if self.steps == steps:
+    def interrupted(self: Group[Any], *, random: bool) -> dict[Any, float]:
+        if self.runs[0].steps == steps:
             raise KeyboardInterrupt
         return collect_step(self, random=random)
 
-    monkeypatch.setattr(M3PO, "collect_step", interrupted)
+    monkeypatch.setattr(Group, "collect_step", interrupted)
 
 
 @pytest.mark.parametrize(("steps", "kept"), [(50, [0]), (200, [0, 200]), (250, [0, 200])])
@@ -252,11 +255,11 @@ def test_variants_run(changes: dict[str, Any], tmp_path: Path) -> None:
 def test_full_rollouts_start_at_episode_starts_and_run_to_the_horizon(tmp_path: Path) -> None:
     training = M3PO(tiny(tmp_path, algorithm="m3po-full"))
     for _ in range(250):
-        training.collect_step(random=True)
-    training.add_rollouts(400)
+        training.group.collect_step(random=True)
+    training.group.add_rollouts(400)
     assert training.rollout_length == 100
-    store: Any = training.data.model_buffer._store
-    assert training.data.model_buffer.size == 4 * 100
+    store: Any = training.model_buffer._store
+    assert training.model_buffer.size == 4 * 100
     context = store.features[:400, 4:].reshape(100, 4, -1)
     # The first step of every rollout has no past, and its place on the unit circle.
     assert torch.equal(context[0], training.model.encoder.initial_context.detach().expand(4, -1))
@@ -268,10 +271,10 @@ def test_full_rollouts_start_at_episode_starts_and_run_to_the_horizon(tmp_path: 
 def test_branched_rollouts_start_uniformly_in_the_buffer(tmp_path: Path) -> None:
     training = M3PO(tiny(tmp_path, rollout_length=2, model_buffer_size=5000))
     for _ in range(50):
-        training.collect_step(random=True)
-    training.add_rollouts(2000)
-    assert training.data.model_buffer.size == 4000
-    store: Any = training.data.model_buffer._store
+        training.group.collect_step(random=True)
+    training.group.add_rollouts(2000)
+    assert training.model_buffer.size == 4000
+    store: Any = training.model_buffer._store
     starts = training.model.encoder.observation_normaliser(training.environment_buffer.observations[:50])
     drawn = torch.cdist(store.features[:2000, :4], starts).argmin(dim=1)
     counts = np.bincount(drawn.numpy(), minlength=50)
@@ -283,8 +286,8 @@ def collected(tmp_path: Path, steps: int, **changes: Any) -> M3PO:
     """A training after ``steps`` random real steps, with a trained model."""
     training = M3PO(tiny(tmp_path, **{"initial_random_steps": steps, **changes}))
     for _ in range(steps):
-        training.collect_step(random=True)
-    training.begin_epoch()
+        training.group.collect_step(random=True)
+    training.group.begin_epoch()
     return training
 
 
@@ -300,9 +303,10 @@ def test_batches_mix_fictitious_and_real_transitions_in_the_share_of_the_moment(
         tmp_path, steps, algorithm=algorithm, model_share=0.75, final_model_share=0.5,
         context_training=context_training, updates_per_step=5,
     )  # fmt: skip
-    store: Any = training.data.model_buffer._store
+    store: Any = training.model_buffer._store
     store.reward[:] = 7.0  # no real reward is above 1
-    _, batches = training.learn(1)
+    _, batches_of = training.group.learn(1)
+    batches: Any = batches_of(0)
     assert [len(batch.reward) for batch in batches] == [16] * 5
     assert [int((batch.reward == 7.0).sum()) for batch in batches] == [fictitious] * 5
     assert not torch.equal(batches[0].reward, batches[1].reward)
@@ -312,15 +316,16 @@ def test_batches_mix_fictitious_and_real_transitions_in_the_share_of_the_moment(
 
 def test_real_transitions_are_encoded_like_fictitious_ones(tmp_path: Path) -> None:
     training = collected(tmp_path, 150, model_share=0.0)
-    buffer, data = training.environment_buffer, training.data
-    assert isinstance(data, StoredEncodings)
-    (batch,) = data.batches(1, 16, 0, buffer, training.generator)
+    buffer, group = training.environment_buffer, training.group
+    assert isinstance(group.data, StoredEncodings)
+    (batches,) = group.data.batches(1, 16, 0, group.buffers, group.generators)
+    batch = run_of(batches, 0)
     with torch.no_grad():
         everything = training.model.encoder.transitions(buffer.segments(torch.arange(150)))
     place = torch.cdist(batch.features, everything.features).argmin(dim=1)
     for name in ("features", "action", "reward", "next_features", "not_terminal"):
         torch.testing.assert_close(getattr(batch, name), getattr(everything, name)[place], rtol=1e-5, atol=1e-5)
-    assert training.data.model_buffer.size == 0  # no rollouts are run that nobody asks for
+    assert training.model_buffer.size == 0  # no rollouts are run that nobody asks for
 
 
 def test_rollouts_grow_with_the_schedule(tmp_path: Path) -> None:
@@ -328,9 +333,9 @@ def test_rollouts_grow_with_the_schedule(tmp_path: Path) -> None:
     sizes = []
     for steps in (90, 119, 120, 140, 160, 300):
         training.steps = steps
-        training.data.model_buffer.clear()
-        training.add_rollouts(10)
-        sizes.append(training.data.model_buffer.size)
+        training.model_buffer.clear()
+        training.group.add_rollouts(10)
+        sizes.append(training.model_buffer.size)
     assert sizes == [10, 10, 20, 30, 40, 40]
 
 
@@ -361,14 +366,14 @@ def test_unknown_options_of_an_environment_are_named(tmp_path: Path, capsys: pyt
 def test_a_request_to_stop_writes_a_checkpoint_in_mid_epoch_and_nothing_is_lost(
     number: signal.Signals, finished: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    collect_step = M3PO.collect_step
+    collect_step = Group.collect_step
 
-    def signalled(self: M3PO, *, random: bool) -> float:
-        if self.steps == 250:
+    def signalled(self: Group[Any], *, random: bool) -> dict[Any, float]:
+        if self.runs[0].steps == 250:
             os.kill(os.getpid(), number)
         return collect_step(self, random=random)
 
-    monkeypatch.setattr(M3PO, "collect_step", signalled)
+    monkeypatch.setattr(Group, "collect_step", signalled)
     previous = signal.signal(number, signal.default_int_handler)  # a background job may ignore it
     try:
         assert main(tiny(tmp_path / "run")) == 128 + number
@@ -397,14 +402,14 @@ def test_checkpoints_within_an_epoch_resume_exactly(
     assert_same_runs(train(tiny(tmp_path / "run", resume=True, **changes)), whole)
 
 
-def resumed_until_killed(path: Path, changes: dict[str, Any], seconds: float) -> bool:
-    """Train in a child process and kill it with SIGKILL after ``seconds``; whether it had finished by itself before."""
+def resumed_until_killed(begin: Callable[[], object], seconds: float) -> bool:
+    """``begin`` in a child process and kill it with SIGKILL after ``seconds``; whether it had finished by itself."""
     child = os.fork()
     if child == 0:
         try:
             devnull = os.open(os.devnull, os.O_WRONLY)
             os.dup2(devnull, 2)
-            train(tiny(path, resume=(path / "config.json").exists(), **changes))
+            begin()
             os._exit(0)
         finally:
             os._exit(1)
@@ -429,7 +434,8 @@ def test_a_run_killed_at_random_moments_ends_as_the_undisturbed_one(kills: int, 
     generator = np.random.default_rng(kills)
     path, killed = tmp_path / "run", 0
     while killed < kills:
-        if resumed_until_killed(path, changes, generator.uniform(0.02, 0.5)):
+        resumed = tiny(path, resume=(path / "config.json").exists(), **changes)
+        if resumed_until_killed(lambda resumed=resumed: train(resumed), generator.uniform(0.02, 0.5)):  # type: ignore[misc]
             pytest.fail(f"the run ended after {killed} kills")
         killed += 1
     assert not (path / "COMPLETE").exists()
@@ -446,7 +452,7 @@ def test_a_run_that_is_not_a_number_any_more_stops_with_the_cause_and_keeps_its_
         nonlocal calls
         calls += 1
         if calls == 130:
-            batch.reward[2] = math.nan
+            batch.reward[..., 2] = math.nan
         return update(self, batch, generator)
 
     monkeypatch.setattr(SoftActorCritic, "update", poisoned)
@@ -711,7 +717,7 @@ def test_an_episode_is_only_taken_up_where_everything_repeats(changed, step, tmp
     """The reward, what was seen before the step, and what was seen after it, up to the last one."""
     training: Any = M3PO(tiny(tmp_path))
     for _ in range(150):
-        training.collect_step(random=True)
+        training.group.collect_step(random=True)
     state = training.state()
     resumed: Any = M3PO(tiny(tmp_path))
     resumed.load_state(state)
@@ -725,7 +731,7 @@ def test_an_episode_is_only_taken_up_where_everything_repeats(changed, step, tmp
 
 def training_to(training: M3PO, steps: int) -> None:
     while training.steps < steps:
-        training.collect_step(random=True)
+        training.group.collect_step(random=True)
 
 
 @pytest.mark.usefixtures("_brittle_environments")
@@ -743,11 +749,11 @@ def test_an_observation_that_is_no_number_stops_the_training_and_is_named(tmp_pa
 def test_rollouts_in_the_model_end_where_the_environment_says(tmp_path):
     training = M3PO(tiny(tmp_path / "telling", env_id="test/Telling-v0", rollout_length=5))
     for _ in range(60):
-        training.collect_step(random=True)
+        training.group.collect_step(random=True)
     assert training.environment_buffer.terminated[:60].any()
     seen: list[Any] = []
-    training.data.model_buffer.add = seen.append  # type: ignore[method-assign,assignment]
-    training.add_rollouts(200)
+    training.model_buffer.add = seen.append  # type: ignore[method-assign,assignment]
+    training.group.add_rollouts(200)
     ended = torch.cat([1 - each.not_terminal for each in seen])
     assert 0 < ended.sum() < 200
     counts = [len(each.reward) for each in seen]

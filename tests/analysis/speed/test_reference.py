@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from analysis.speed.reference import Network, PlainActorCritic, PlainBatch, PlainEnsemble
 from m3po.agents.agent_data import OwnEncodings
 from m3po.agents.sac import SoftActorCritic, SoftActorCriticSettings
+from m3po.data.replay_buffer import ModelBuffer, ModelBuffers
 from m3po.data.types import Segments, Windows
 from m3po.networks.context_encoder import ContextEncoder
 from m3po.networks.model import EnsembleModel
@@ -54,7 +55,7 @@ def ours() -> OwnEncodings:
     built = SoftActorCritic(policy, critics, SETTINGS, TEMPERATURE, own)
     slow = StackedMLP(2, own.feature_size + ACTION, WIDTH, LAYERS, 1).double()
     built.target_critics.load_state_dict(slow.state_dict())
-    return OwnEncodings(built, own, COUNT)
+    return OwnEncodings(built, own, ModelBuffers([ModelBuffer(COUNT)]))
 
 
 def weights(module: nn.Module) -> Tensors:

@@ -152,7 +152,7 @@ TINY = small.TINY | {
 def test_an_update_is_adams_step_along_the_meta_gradient() -> None:
     training = Grbal(Config(run_dir=Path("unused"), **TINY))
     for _ in range(100):
-        training.collect_step(random=True)
+        training.group.collect_step(random=True)
     training.begin_epoch()
     batch = training.draw_batch()
     assert batch.reward.shape == (10, 4)
@@ -175,7 +175,7 @@ def test_an_update_is_adams_step_along_the_meta_gradient() -> None:
 def test_the_first_step_after_the_past_is_any_real_step() -> None:
     training = Grbal(Config(run_dir=Path("unused"), **TINY))
     for _ in range(100):
-        training.collect_step(random=True)
+        training.group.collect_step(random=True)
     splits = torch.cat([training.draw_batch().reward[:, 0] for _ in range(100)])
     counts = (splits[:, None] == training.environment_buffer.rewards[:100]).sum(dim=0)
     # 1,000 draws of 100 steps: chi-square with 99 degrees of freedom, standard deviation 14.1.
@@ -185,7 +185,7 @@ def test_the_first_step_after_the_past_is_any_real_step() -> None:
 def test_the_reach_is_the_seen_range_widened_by_its_width() -> None:
     training = Grbal(Config(run_dir=Path("unused"), **TINY))
     for _ in range(100):
-        training.collect_step(random=True)
+        training.group.collect_step(random=True)
     training.begin_epoch()
     buffer = training.environment_buffer
     outcomes = torch.cat([buffer.observations[:100] + buffer.tokens[:100, -4:], buffer.rewards[:100, None]], dim=1)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from m3po.agents.model_training import BOUND_WEIGHT, choose_elites_by_loss, train_model
 from m3po.config import Config
-from m3po.data.replay_buffer import EnvironmentBuffer
+from m3po.data.replay_buffer import EnvironmentBuffer, EnvironmentBuffers
 from m3po.data.types import Segments, Windows
 from m3po.networks.context_encoder import ContextEncoder
 from m3po.networks.model import EnsembleModel
@@ -50,7 +50,7 @@ def train(model: EnsembleModel, buffer: EnvironmentBuffer, config: Config, seed:
     )
 
 
-def test_one_step_descends_the_loss_weighted_by_each_members_bootstrap_counts() -> None:
+def test_one_step_descends_the_loss_weighted_by_each_members_bootstrap_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """The gradient of (1/N) sum_n sum_b w_nb NLL_b(n) + 0.01 sum (high - low), term by term."""
     buffer = filled_buffer(episodes_of([12, 9, 15], seed=0), 3, seed=1)
     assert (buffer.member_weights[:, 0] != buffer.member_weights[:, 1]).any()
@@ -58,13 +58,13 @@ def test_one_step_descends_the_loss_weighted_by_each_members_bootstrap_counts() 
     twin = copy.deepcopy(model)
     config = settings(model_updates=1)
     drawn: list[Tensor] = []
-    segments = buffer.segments
+    segments = EnvironmentBuffers.segments
 
-    def spy(indices: Tensor) -> Segments:
-        drawn.append(indices)
-        return segments(indices)
+    def spy(self: EnvironmentBuffers, indices: Tensor) -> Segments:
+        drawn.append(indices[0])
+        return segments(self, indices)
 
-    buffer.segments = spy  # type: ignore[method-assign]
+    monkeypatch.setattr(EnvironmentBuffers, "segments", spy)
     train(model, buffer, config)
     # What judges the model, and the one batch.
     assert len(drawn) == 2
@@ -97,34 +97,34 @@ def test_a_member_with_weight_zero_learns_nothing() -> None:
         assert parameter.grad[1].any()
 
 
-def test_held_out_transitions_are_never_trained_on_and_always_judge() -> None:
+def test_held_out_transitions_are_never_trained_on_and_always_judge(monkeypatch: pytest.MonkeyPatch) -> None:
     buffer = filled_buffer(episodes_of([20, 20], seed=0), 3, holdout=0.4)
     held_out = set(buffer.held_out.nonzero()[:, 0].tolist())
     assert 5 < len(held_out) < 35
     calls: list[set[int]] = []
-    windows = buffer.windows
+    windows = EnvironmentBuffers.windows
 
-    def spy(indices: Tensor) -> Windows:
-        calls.append(set(indices.tolist()))
-        return windows(indices)
+    def spy(self: EnvironmentBuffers, indices: Tensor) -> Windows:
+        calls.append(set(indices[0].tolist()))
+        return windows(self, indices)
 
-    buffer.windows = spy  # type: ignore[method-assign]
+    monkeypatch.setattr(EnvironmentBuffers, "windows", spy)
     train(fresh_model(), buffer, settings(model_updates=60, model_patience=100, start_share=0.3))
     judges, *trained = calls
     assert judges == held_out
     assert set().union(*trained) == set(range(40)) - held_out
 
 
-def test_start_share_adds_steps_with_a_short_past() -> None:
+def test_start_share_adds_steps_with_a_short_past(monkeypatch: pytest.MonkeyPatch) -> None:
     buffer = filled_buffer(episodes_of([40, 40], seed=0), 3, holdout=0.2)
     drawn: list[Tensor] = []
-    windows = buffer.windows
+    windows = EnvironmentBuffers.windows
 
-    def spy(indices: Tensor) -> Windows:
-        drawn.append(windows(indices).lengths)
-        return windows(indices)
+    def spy(self: EnvironmentBuffers, indices: Tensor) -> Windows:
+        drawn.append(windows(self, indices).lengths[0])
+        return windows(self, indices)
 
-    buffer.windows = spy  # type: ignore[method-assign]
+    monkeypatch.setattr(EnvironmentBuffers, "windows", spy)
     train(fresh_model(), buffer, settings(model_updates=40, model_patience=100, start_share=0.5))
     lengths = torch.cat(drawn[1:])  # the first are the judges
     assert len(lengths) == 40 * 32
@@ -146,7 +146,7 @@ def test_forgetting_leaves_at_least_one_step_and_every_shorter_past_is_as_likely
             lambda _, windows, seen=seen: seen.append(windows[0]) if torch.is_grad_enabled() else None
         )
         train(model, buffer, settings(model_updates=60, model_patience=100, forgetting=forgetting))
-        lengths = torch.cat([windows.lengths for windows in seen])
+        lengths = torch.cat([windows.lengths[0] for windows in seen])
         counts[forgetting] = torch.bincount(lengths, minlength=4).double() / len(lengths)
     # Both trainings draw the same transitions.
     before, after = counts[0.0], counts[0.5]

@@ -45,7 +45,7 @@ def training_of(kl_weight: float) -> Pearl:
     changes: dict[str, Any] = {"kl_weight": kl_weight, "learning_rate": 1e-2, "batch_size": 64}
     built = Pearl(Config(run_dir=Path("unused"), **TINY | changes))
     for _ in range(30):
-        built.collect_step(random=True)
+        built.group.collect_step(random=True)
     built.begin_epoch()
     return built
 

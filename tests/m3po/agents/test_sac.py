@@ -21,6 +21,7 @@ from m3po.agents.sac import (
     soft_target,
     temperature_loss,
 )
+from m3po.data.replay_buffer import ModelBuffer, ModelBuffers
 from m3po.data.types import Segments, Transitions
 from m3po.networks.policy import GaussianPolicy
 from m3po.networks.stacked import StackedMLP
@@ -316,7 +317,7 @@ def agent_with_encoder() -> OwnEncodings:
         slow = StackedMLP(2, own.feature_size + ACTION, 8, 1, 1)
     built = SoftActorCritic(policy_network(own), twins, SETTINGS, 0.3, own)
     built.target_critics.load_state_dict(slow.state_dict())
-    return OwnEncodings(built, own, 12)
+    return OwnEncodings(built, own, ModelBuffers([ModelBuffer(12)]))
 
 
 def critics_only_step(data: OwnEncodings, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

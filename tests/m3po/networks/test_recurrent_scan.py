@@ -96,5 +96,5 @@ def test_large_gates_saturate_to_one_not_beyond() -> None:
     for value in (-1e4, -30.0, -1e-3, 0.0, 1e-3, 30.0, 1e4):
         gates = torch.tensor([[[0.0, 0.0, value]]])
         weight, bias = torch.zeros(3, 1), torch.tensor([0.0, -1e4, 0.0])  # the update gate is 0: h' is the candidate
-        hidden, _ = run_scan(gates, torch.zeros(1, 1), weight, bias, torch.zeros(1, 1, 1))
+        hidden, _ = run_scan(gates.unbind(), torch.zeros(1, 1), weight, bias, [torch.zeros(1, 1)])
         assert hidden.item() == pytest.approx(torch.tanh(torch.tensor(value)).item(), abs=2e-7)

@@ -1,0 +1,76 @@
+"""The run axis: R networks of one shape as one network whose parameters and buffers are [R, ...].
+
+Every network of this room computes on inputs [R, N, ...] with the same lines as on inputs [N, ...]: what is written
+over the last axes does not care whether a run axis stands in front.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from m3po.data.types import stacked_tensors
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def stacked(modules: Sequence[Module]) -> Module:
+    """One module whose every parameter and buffer is that of ``modules`` along a new first axis.
+
+    The given modules stay what they are and become views: what is written to one side, in place, is seen on the other.
+
+    Raises:
+        ValueError: when their parts differ in name or shape.
+    """
+    joint = copy.deepcopy(modules[0])
+    for owner, *parts in zip(joint.modules(), *(module.modules() for module in modules), strict=True):
+        for name, parameter in owner._parameters.items():
+            if parameter is not None:
+                values = stacked_tensors([part._parameters[name] for part in parts])
+                owner._parameters[name] = nn.Parameter(values, requires_grad=parameter.requires_grad)
+        for name, buffer in owner._buffers.items():
+            if buffer is not None:
+                owner._buffers[name] = stacked_tensors([part._buffers[name] for part in parts])
+    return joint
+
+
+def own_copy(module: Module) -> Module:
+    """A copy that later training leaves alone, and that holds nothing of other runs."""
+    result = copy.deepcopy(module)
+    for tensor in (*result.parameters(), *result.buffers()):
+        tensor.data = tensor.data.clone()
+    return result
+
+
+def aligned(per_run: Tensor, values: Tensor) -> Tensor:
+    """[*R, D] as [*R, 1, ..., 1, D], with as many axes as ``values`` [*R, ..., D] has."""
+    return per_run.reshape(*per_run.shape[:-1], *[1] * (values.dim() - per_run.dim()), per_run.shape[-1])
+
+
+def linear(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """x W^T + b. Shapes [*R, ..., I], [*R, O, I], [*R, O] -> [*R, ..., O]."""
+    if weight.dim() == 2:
+        return nn.functional.linear(inputs, weight, bias)
+    rows = inputs.flatten(1, -2)
+    return torch.baddbmm(bias.unsqueeze(-2), rows, weight.mT).unflatten(1, inputs.shape[1:-1])
+
+
+def plus_product(added: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """c + A B, matrix by matrix. Shapes [*S, N or 1, O], [*S, N, I], [*S, I, O] -> [*S, N, O]."""
+    if right.dim() == 2:
+        return torch.addmm(added, left, right)
+    if right.dim() == 3:
+        return torch.baddbmm(added, left, right)
+    product = torch.baddbmm(added.flatten(0, -3), left.flatten(0, -3), right.flatten(0, -3))
+    return product.unflatten(0, right.shape[:-2])
+
+
+class Linear(nn.Linear):
+    """``torch.nn.Linear``, of every run."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return linear(inputs, self.weight, self.bias)
