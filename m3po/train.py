@@ -162,9 +162,9 @@ def to_the_end(started: Mapping[TrainingLoop, RunDirectory]) -> dict[Path, Excep
         try:
             run_to_end(group, left, ahead)
         except (DivergenceError, ValueError) as error:
-            (last,) = group.runs
-            group.failed[last] = error
-            group.runs = []
+            if len(group.runs) > 1:  # not of a run: of its directory, for one
+                raise
+            group.failed[group.runs.pop()] = error
         failed |= {left.pop(training).path: reason for training, reason in group.failed.items()}
         left = {training: path for training, path in left.items() if training not in group.runs or not group.finished}
     return failed

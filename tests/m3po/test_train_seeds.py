@@ -158,6 +158,21 @@ def test_a_seed_that_diverges_is_named_and_the_others_end(
         train_seeds(config(tmp_path / "runs", resume=True))
 
 
+def test_what_is_wrong_with_a_directory_is_not_taken_for_a_run_that_diverged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append = RunDirectory.append_metrics
+
+    def changed(self: RunDirectory, row: dict[str, Any]) -> None:
+        if row["step"] == 140 and self.config.seed == 0:
+            raise ValueError("metrics.jsonl was changed by another hand")
+        append(self, row)
+
+    monkeypatch.setattr(RunDirectory, "append_metrics", changed)
+    with pytest.raises(ValueError, match="changed by another hand"):
+        train_seeds(config(tmp_path / "runs"))
+
+
 def test_the_command_prints_every_seed_and_their_mean(
     together: list[RunDirectory], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
