@@ -58,7 +58,9 @@ class BodySteps:
 
         ``control``: float64, [A], an array or a memory view.
         """
-        raise NotImplementedError
+        self._ctrl[i][:] = control
+        self._step[i]()
+        self.read(i)
 
     def read(self, i: int) -> None:
         """Copy the state of body ``i``."""
@@ -95,12 +97,6 @@ class PlanarSteps(BodySteps):
 
     def before(self) -> None:
         self._x_before = self.positions[:, 0].copy()
-
-    def advance(self, i: int, control: Any) -> None:
-        self._ctrl[i][:] = control
-        self._step[i]()
-        self._all_qpos[self._qpos_of[i]] = self._qpos[i]
-        self._all_qvel[self._qvel_of[i]] = self._qvel[i]
 
     def forward(self) -> tuple[Array, Array, Array]:
         """x, its velocity over the step, and what that is paid. Shapes [N] each."""
@@ -159,10 +155,8 @@ class SpatialSteps(BodySteps):
         self._place_before = self._place.copy()
 
     def advance(self, i: int, control: Any) -> None:
-        self._ctrl[i][:] = control
-        self._step[i]()
+        super().advance(i, control)
         mujoco.mj_rnePostConstraint(self.models[i], self.datas[i])
-        self.read(i)
 
     def read(self, i: int) -> None:
         super().read(i)
@@ -172,9 +166,16 @@ class SpatialSteps(BodySteps):
         """Of the place whose change is paid, over the step. Shape [N, 2]."""
         return (self._place - self._place_before) / self.dt
 
-    def distance(self) -> Array:
-        """|(x, y)|; one by one, as the product of two numbers may be rounded otherwise in a batch. Shape [N]."""
-        return np.array([math.sqrt(place.dot(place)) for place in self._xy])
+    def whereabouts(self, velocity: Array) -> Info:
+        """What ``info`` tells of the root's place, and of ``velocity`` [N, 2]."""
+        return {
+            "x_position": self.positions[:, 0].copy(),
+            "y_position": self.positions[:, 1].copy(),
+            # One by one, as the product of two numbers may be rounded otherwise in a batch.
+            "distance_from_origin": np.array([math.sqrt(place.dot(place)) for place in self._xy]),
+            "x_velocity": velocity[:, 0].copy(),
+            "y_velocity": velocity[:, 1].copy(),
+        }
 
     def forces(self) -> Array:
         """cfrc_ext, [N, 6 x bodies]."""
@@ -204,11 +205,7 @@ class AntSteps(SpatialSteps):
         clipped = np.clip(self.forces(), *body._contact_force_range)
         contact = body._contact_cost_weight * np.square(clipped).sum(axis=1)
         info = {
-            "x_position": self.positions[:, 0].copy(),
-            "y_position": self.positions[:, 1].copy(),
-            "distance_from_origin": self.distance(),
-            "x_velocity": velocity[:, 0].copy(),
-            "y_velocity": velocity[:, 1].copy(),
+            **self.whereabouts(velocity),
             "reward_forward": forward,
             "reward_ctrl": -cost,
             "reward_contact": -contact,
@@ -242,13 +239,9 @@ class HumanoidSteps(SpatialSteps):
         contact = np.clip(body._contact_cost_weight * np.square(self.forces()).sum(axis=1), *body._contact_cost_range)
         lengths, velocities = zip(*self._tendons, strict=True)
         info = {
-            "x_position": self.positions[:, 0].copy(),
-            "y_position": self.positions[:, 1].copy(),
+            **self.whereabouts(velocity),
             "tendon_length": np.stack(lengths),
             "tendon_velocity": np.stack(velocities),
-            "distance_from_origin": self.distance(),
-            "x_velocity": velocity[:, 0].copy(),
-            "y_velocity": velocity[:, 1].copy(),
             "reward_survive": survive,
             "reward_forward": forward,
             "reward_ctrl": -cost,

@@ -164,9 +164,7 @@ class BodyVector(ThreadedVector):
             raise ValueError(f"actions must have shape {self.action_space.shape}, got {actions.shape}")
         moving, again, all_go_on = self._all, self._none, which is None and self._all_go_on
         if not all_go_on:
-            moving, again = self._who_moves(
-                self._all if which is None else chosen_episodes("which", which, self.num_envs)
-            )
+            moving, again = self._who_moves(which)
         infos: dict[str, Any] = {}
         if all_go_on or moving.any():
             rewards, terminated, info = self._move(actions, moving)
