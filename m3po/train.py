@@ -270,28 +270,29 @@ def main(config: Config) -> int:
         before = f" The last checkpoint in {config.run_dir} is from before." if config.run_dir.exists() else ""
         print(f"error: the training diverged: {error}.{before}", file=messages())
         return 1
+    last = {each.path: last_row(each) for each in directories}
     with contextlib.suppress(OSError):  # the runs are complete, whether anybody reads this or not
-        returns = [tell_end(each) for each in directories]
-        if len(returns) > 1:
+        for path, row in last.items():
+            final = f"return {row['return']:.2f} +- {row['return_standard_error']:.2f}"
+            print(f"{shown(path)}: {row['step']} steps, {final}")
+        if len(last) > 1:
+            returns = [row["return"] for row in last.values()]
             mean, spread = statistics.fmean(returns), statistics.stdev(returns) / len(returns) ** 0.5
             print(f"{shown(config.run_dir)}: return {mean:.2f} +- {spread:.2f} in the mean of {len(returns)} seeds")
     finish(sys.stdout)
     return 0
 
 
-def tell_end(directory: RunDirectory) -> float:
-    """Print the last row's return, and return it.
+def last_row(directory: RunDirectory) -> dict[str, Any]:
+    """The last row of metrics of a complete run.
 
     Raises:
-        ValueError: when the run, which is complete, has no row.
+        ValueError: when it has none.
     """
     rows = directory.metrics()
     if not rows:
         raise ValueError(f"{directory.path} is marked complete and has no metrics")
-    last = rows[-1]
-    final = f"return {last['return']:.2f} +- {last['return_standard_error']:.2f}"
-    print(f"{shown(directory.path)}: {last['step']} steps, {final}")
-    return float(last["return"])
+    return rows[-1]
 
 
 def cli(arguments: Sequence[str] | None = None) -> None:

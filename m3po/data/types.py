@@ -195,11 +195,10 @@ def side_by_side(records: Sequence[Record]) -> Record:
     return type(records[0])(**{name: torch.stack([getattr(each, name) for each in records]) for name in names})
 
 
-def stacked_tensors(tensors: Sequence[Tensor | None]) -> Tensor:
+def stacked_tensors(tensors: Sequence[Tensor]) -> Tensor:
     """The tensors along a new first axis; they become views of it."""
-    own = [tensor for tensor in tensors if tensor is not None]
-    values = torch.stack([tensor.detach() for tensor in own])
-    for tensor, view in zip(own, values, strict=True):
+    values = torch.stack([tensor.detach() for tensor in tensors])
+    for tensor, view in zip(tensors, values, strict=True):
         tensor.data = view
     return values
 

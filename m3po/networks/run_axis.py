@@ -24,17 +24,16 @@ def stacked(modules: Sequence[Module]) -> Module:
     The given modules stay what they are and become views: what is written to one side, in place, is seen on the other.
 
     Raises:
-        ValueError: when their parts differ in name or shape.
+        ValueError: when they have not equally many parts.
+        RuntimeError: when the shapes of a part differ.
     """
     joint = copy.deepcopy(modules[0])
     for owner, *parts in zip(joint.modules(), *(module.modules() for module in modules), strict=True):
-        for name, parameter in owner._parameters.items():
-            if parameter is not None:
-                values = stacked_tensors([part._parameters[name] for part in parts])
-                owner._parameters[name] = nn.Parameter(values, requires_grad=parameter.requires_grad)
-        for name, buffer in owner._buffers.items():
-            if buffer is not None:
-                owner._buffers[name] = stacked_tensors([part._buffers[name] for part in parts])
+        for name, parameter in list(owner.named_parameters(recurse=False)):
+            values = stacked_tensors([getattr(part, name) for part in parts])
+            setattr(owner, name, nn.Parameter(values, requires_grad=parameter.requires_grad))
+        for name, _ in list(owner.named_buffers(recurse=False)):
+            setattr(owner, name, stacked_tensors([getattr(part, name) for part in parts]))
     return joint
 
 
@@ -60,13 +59,8 @@ def linear(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def plus_product(added: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """c + A B, matrix by matrix. Shapes [*S, N or 1, O], [*S, N, I], [*S, I, O] -> [*S, N, O]."""
-    if right.dim() == 2:
-        return torch.addmm(added, left, right)
-    if right.dim() == 3:
-        return torch.baddbmm(added, left, right)
-    product = torch.baddbmm(added.flatten(0, -3), left.flatten(0, -3), right.flatten(0, -3))
-    return product.unflatten(0, right.shape[:-2])
+    """c + A B. Shapes [*R, N or 1, O], [*R, N, I], [*R, I, O] -> [*R, N, O]."""
+    return torch.addmm(added, left, right) if right.dim() == 2 else torch.baddbmm(added, left, right)
 
 
 class Linear(nn.Linear):

@@ -13,8 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from m3po.networks.run_axis import plus_product
-
 
 class StackedLinear(nn.Module):
     """``count`` independent affine maps: y_b = x_b W_b + c_b. Shapes [count, N, inputs] -> [count, N, outputs]."""
@@ -26,7 +24,8 @@ class StackedLinear(nn.Module):
         self.bias = nn.Parameter(torch.empty(count, 1, outputs).uniform_(-limit, limit))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return plus_product(self.bias, inputs, self.weight)
+        # Those of all runs in a row: [R * count, N, inputs].
+        return torch.baddbmm(self.bias.flatten(0, -3), inputs, self.weight.flatten(0, -3))
 
 
 class SwishGate(torch.autograd.Function):
@@ -89,4 +88,4 @@ class StackedMLP(nn.Module):
         *stack, _, _ = next(self.parameters()).shape  # [*R, count]
         if inputs.dim() == len(stack) + 1:
             inputs = inputs.unsqueeze(-3).expand(*stack, *inputs.shape[-2:])
-        return self.layers(inputs)
+        return self.layers(inputs.flatten(0, -3)).unflatten(0, stack)
