@@ -48,7 +48,7 @@ class DemoConfig:
     """Real environment steps of the training."""
     seed: Seed = 0
     """Seed of the training."""
-    seeds: Annotated[tuple[Seed, ...], Items(least=0, different=True)] = ()
+    seeds: Annotated[tuple[Seed, ...], Items(different=True)] | None = None
     """Instead of --seed: several, trained side by side. The learning curve is then that of all, and the guarantee is
     checked for the first."""
     overwrite: bool = False

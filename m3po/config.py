@@ -144,9 +144,9 @@ class Config(
 
     def each_seed(self) -> list[Config]:
         """One configuration for each of ``seeds``, with a run directory of its own; this one where there are none."""
-        if not self.seeds:
+        if self.seeds is None:
             return [self]
-        return [replace(self, seed=seed, seeds=(), run_dir=self.run_dir / f"seed-{seed}") for seed in self.seeds]
+        return [replace(self, seed=seed, seeds=None, run_dir=self.run_dir / f"seed-{seed}") for seed in self.seeds]
 
     def on_cpu(self) -> Config:
         """The same run, to be looked at on a processor, wherever it was trained."""

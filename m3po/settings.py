@@ -46,7 +46,7 @@ class RunSettings:
     """Real environment steps, the initial random ones included."""
     seed: Seed = 0
     """Seed of everything: same seed, device and thread count, same run."""
-    seeds: Annotated[tuple[Seed, ...], Items(least=0, different=True)] = ()
+    seeds: Annotated[tuple[Seed, ...], Items(different=True)] | None = None
     """Instead of --seed: train these side by side in one process, each in a run directory RUN_DIR/seed-N of its own,
     for much less than as many processes. What a run draws does not depend on the others."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

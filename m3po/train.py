@@ -41,7 +41,7 @@ def train(config: Config) -> RunDirectory:
         DivergenceError: when a number is not finite any more; the last checkpoint is from before.
         Stopped: after Ctrl-C or SIGTERM, with everything so far in a checkpoint.
     """
-    if config.seeds:
+    if config.seeds is not None:
         raise ValueError(f"train is for one run; train_seeds takes seeds, got {config.seeds}")
     return train_seeds(config)[0]
 

@@ -46,7 +46,7 @@ def test_each_seed_has_a_run_directory_that_stands_alone(together: list[RunDirec
     assert [each.path.name for each in together] == ["seed-4", "seed-0", "seed-2"]
     for directory in together:
         assert RunDirectory.read(directory.path).complete
-        assert (directory.config.seed, directory.config.seeds) == (int(directory.path.name[5:]), ())
+        assert (directory.config.seed, directory.config.seeds) == (int(directory.path.name[5:]), None)
         assert [row["step"] for row in directory.metrics()] == [0, 140, 180]
         record = json.loads((directory.path / "config.json").read_text())
         assert "seeds" not in record
@@ -55,7 +55,7 @@ def test_each_seed_has_a_run_directory_that_stands_alone(together: list[RunDirec
 
 def test_a_seed_is_the_run_that_train_gives(together: list[RunDirectory], tmp_path: Path) -> None:
     """Up to rounding, which 40 updates of each network carry a little on."""
-    alone = train(config(tmp_path / "alone", seeds=(), seed=0))
+    alone = train(config(tmp_path / "alone", seeds=None, seed=0))
     for here, there in zip(together[1].metrics(), alone.metrics(), strict=True):
         assert here["return"] == pytest.approx(there["return"], rel=1e-2, abs=1e-2)
     ours, theirs = together[1].load_checkpoint(), alone.load_checkpoint()
@@ -193,6 +193,7 @@ def test_what_cannot_be_side_by_side_is_refused(
     words = ["--run-dir", tmp_path / "runs", "--total-steps", 500]
     assert "--seeds" in refusal(cli, [*words, "--seeds", 1, 1], capsys)
     assert "--seeds" in refusal(cli, [*words, "--seeds", -1], capsys)
+    assert "--seeds needs at least 1 value, got 0" in refusal(cli, [*words, "--seeds"], capsys)
     taken = tmp_path / "taken"
     shutil.copytree(together[1].path, taken / "seed-0")
     message = refusal(cli, ["--run-dir", taken, "--seeds", 7, 0], capsys)
