@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from m3po.data.types import Windows
 from m3po.envs.vector_options import whole_number
@@ -73,46 +75,102 @@ def run_episodes(
         ValueError: when ``episodes`` < 1, on a bad number of threads, and as ``SideBySide``.
         DivergenceError: when an observation or a reward is not a finite number.
     """
-    if episodes < 1:
-        raise ValueError(f"episodes must be >= 1, got {episodes}")
-    if threads is not None:
-        threads = whole_number("threads", threads)
-    environments = SideBySide(env_id, options or {}, episodes, threads)
-    try:
-        return _run(environments, policy, seed, generator, deterministic=deterministic)
-    finally:
-        environments.close()
+    under_way = EpisodesUnderWay(
+        env_id,
+        episodes,
+        seed=seed,
+        history_length=policy.history_length,
+        device=policy.device,
+        options=options,
+        threads=threads,
+    )
+    with closing(under_way):
+        while not under_way.over:
+            under_way.take(*policy.act(under_way.windows, generator, deterministic=deterministic))
+        return under_way.trajectories()
 
 
-def _run(
-    environments: SideBySide, policy: Policy, seed: int, generator: torch.Generator, *, deterministic: bool
-) -> Trajectories:
-    episodes, horizon, device = environments.count, environments.horizon, policy.device
-    observation, task = environments.reset(seed)
-    action_size = environments.action_space.shape[0]
-    observations = np.zeros((episodes, horizon + 1, environments.observation_size))
-    actions = np.zeros((episodes, horizon, action_size), dtype=np.float32)
-    raw_actions = np.zeros_like(actions)
-    rewards = np.zeros((episodes, horizon))
-    tasks = np.full((episodes, horizon), -1, dtype=np.int64)
-    valid = np.zeros((episodes, horizon), dtype=bool)
-    observations[:, 0] = observation
-    alive = np.ones(episodes, dtype=bool)
-    windows = Windows.initial(to_tensor(observation, device), policy.history_length, action_size)
-    for t in range(horizon):
-        action, raw = policy.act(windows, generator, deterministic=deterministic)
-        tasks[alive, t] = task[alive]
-        answers = environments.step(action, alive, t)
-        task = answers.tasks
-        actions[alive, t] = action.cpu().numpy()[alive]
-        raw_actions[alive, t] = raw.cpu().numpy()[alive]
-        rewards[alive, t] = answers.rewards[alive]
-        observations[alive, t + 1] = answers.observations[alive]
-        valid[alive, t] = True
-        alive = alive & ~answers.terminated & ~answers.truncated
-        if not alive.any():
-            break
-        change = to_tensor(change_of(observation, answers.observations), device)
-        observation = answers.observations
-        windows = windows.push(action, to_tensor(observation, device), change)
-    return Trajectories(observations, actions, raw_actions, rewards, tasks, valid)
+class EpisodesUnderWay:
+    """N episodes that go one step on with every action they are given.
+
+    Args:
+        history_length: L of the windows.
+        device: of these.
+        env_id, episodes, seed, options, threads: as in ``run_episodes``.
+
+    Raises:
+        ValueError, DivergenceError: as ``run_episodes``.
+
+    Attributes:
+        windows: the N histories h_{L:t} before the next step.
+        over: whether all N have ended.
+    """
+
+    def __init__(
+        self,
+        env_id: str,
+        episodes: int,
+        *,
+        seed: int,
+        history_length: int,
+        device: torch.device,
+        options: Mapping[str, Any] | None = None,
+        threads: int | None = None,
+    ) -> None:
+        if episodes < 1:
+            raise ValueError(f"episodes must be >= 1, got {episodes}")
+        if threads is not None:
+            threads = whole_number("threads", threads)
+        self._environments = SideBySide(env_id, options or {}, episodes, threads)
+        try:
+            self._observation, self._tasks = self._environments.reset(seed)
+        except BaseException:
+            self.close()
+            raise
+        horizon, action_size = self._environments.horizon, self._environments.action_space.shape[0]
+        actions = np.zeros((episodes, horizon, action_size), dtype=np.float32)
+        self._seen = Trajectories(
+            observations=np.zeros((episodes, horizon + 1, self._environments.observation_size)),
+            actions=actions,
+            raw_actions=np.zeros_like(actions),
+            rewards=np.zeros((episodes, horizon)),
+            tasks=np.full((episodes, horizon), -1, dtype=np.int64),
+            valid=np.zeros((episodes, horizon), dtype=bool),
+        )
+        self._seen.observations[:, 0] = self._observation
+        self._alive = np.ones(episodes, dtype=bool)
+        self._step = 0
+        self._device = device
+        self.windows = Windows.initial(to_tensor(self._observation, device), history_length, action_size)
+
+    @property
+    def over(self) -> bool:
+        return self._step == self._seen.rewards.shape[1] or not self._alive.any()
+
+    def take(self, action: Tensor, raw: Tensor) -> None:
+        """One step with actions [N, A], ``raw`` before their squashing; those of episodes that have ended do nothing.
+
+        Raises:
+            ValueError, DivergenceError: as ``SideBySide.step``.
+        """
+        seen, alive, t = self._seen, self._alive, self._step
+        answers = self._environments.step(action, alive, t)
+        seen.tasks[alive, t] = self._tasks[alive]
+        seen.actions[alive, t] = action.cpu().numpy()[alive]
+        seen.raw_actions[alive, t] = raw.cpu().numpy()[alive]
+        seen.rewards[alive, t] = answers.rewards[alive]
+        seen.observations[alive, t + 1] = answers.observations[alive]
+        seen.valid[alive, t] = True
+        change = to_tensor(change_of(self._observation, answers.observations), self._device)
+        self._observation, self._tasks = answers.observations, answers.tasks
+        self._alive = alive & ~answers.terminated & ~answers.truncated
+        self._step += 1
+        self.windows = self.windows.push(action, to_tensor(self._observation, self._device), change)
+
+    def trajectories(self) -> Trajectories:
+        """What has happened."""
+        return self._seen
+
+    def close(self) -> None:
+        """End the simulation."""
+        self._environments.close()

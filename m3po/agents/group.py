@@ -10,11 +10,15 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
+from m3po.agents.measuring import measured
+from m3po.data.types import Windows, run_of
+from m3po.networks.policy import PoliciesOfRuns, Policy
 from m3po.runs.health import DivergenceError, NamedTensors, check_updates
 from m3po.runs.stopwatch import Stopwatch
 
@@ -83,6 +87,10 @@ class Group(ABC, Generic[Run]):
     def learn(self, epoch_step: int) -> tuple[Sequence[UpdateMetrics], Callable[[int], Sequence[NamedTensors]]]:
         """After real step ``epoch_step`` >= 1 of the epoch: what each update reports, and the batches of a run."""
 
+    def together(self, policies: Sequence[Any]) -> PoliciesOfRuns:
+        """Copies of policies of every run as one, which acts on [R, N] windows."""
+        return type(policies[0]).of_runs(policies)
+
     # The loop: runs can be stopped and continued between any two calls.
 
     @property
@@ -117,7 +125,11 @@ class Group(ABC, Generic[Run]):
                 self._step_of_epoch()
             if self.runs[0].epoch_is_over:
                 self.hand_out()
-                rows = self.for_each(lambda run: run.end_epoch())
+                learned = self.for_each(lambda run: run.close_epoch())
+                with self.stopwatch.measure("measure"):
+                    found = measured(self)
+                self.hand_out()
+                rows = self.for_each(lambda run: run.end_epoch(learned[run], found[run]))
                 self._sums = {}
         share = (time.perf_counter() - began) / len(self.runs)
         for run in self.runs:
@@ -180,8 +192,27 @@ class Group(ABC, Generic[Run]):
         return values
 
 
+@dataclass(frozen=True)
+class OneAfterAnother:
+    """The policies of several runs, each of which acts on its part of [R, N] windows."""
+
+    policies: Sequence[Policy]
+
+    def act(
+        self, windows: Windows, generators: Sequence[torch.Generator], /, *, deterministic: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        acts = [
+            policy.act(run_of(windows, place), own, deterministic=deterministic)
+            for place, (policy, own) in enumerate(zip(self.policies, generators, strict=True))
+        ]
+        return torch.stack([action for action, _ in acts]), torch.stack([raw for _, raw in acts])
+
+
 class SeparateGroup(Group[Run]):
     """Runs that learn one after another."""
+
+    def together(self, policies: Sequence[Any]) -> PoliciesOfRuns:
+        return OneAfterAnother(policies)
 
     def stack(self) -> None:
         pass  # every run has its own

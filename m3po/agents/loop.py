@@ -17,13 +17,14 @@ from torch import Tensor
 
 from m3po.agents.collection import Collection
 from m3po.agents.group import Group, SeparateGroup
+from m3po.agents.measuring import measured
 from m3po.agents.rollout import termination_by
 from m3po.config import Config
-from m3po.episodes import run_episodes
+from m3po.episodes import Trajectories
 from m3po.networks.policy import Policy
 from m3po.runs.health import NamedTensors, check_row, unresolved_coordinates, warnings_of
 from m3po.runs.stopwatch import Stopwatch
-from m3po.seeds import Purpose, environment_seeds, torch_generator
+from m3po.seeds import Purpose, torch_generator
 
 
 class TrainingLoop(ABC):
@@ -137,9 +138,14 @@ class TrainingLoop(ABC):
         """The algorithm's part of a row of metrics, beyond the ``means`` of what the epoch's updates reported."""
         return {}
 
-    def measure_errors(self, seed: int, generator: torch.Generator) -> dict[str, Any]:
-        """Errors of model and policy on fresh episodes, whose environments are seeded by ``seed``."""
-        return {}
+    @property
+    def held_out_policy(self) -> Policy | None:
+        """Whose fresh episodes ``errors`` are measured on; None where an algorithm measures none."""
+        return None
+
+    def errors(self, held_out: Trajectories, generator: torch.Generator) -> dict[str, Any]:
+        """Errors of model and policy on fresh episodes of ``held_out_policy``."""
+        raise NotImplementedError
 
     @abstractmethod
     def learned_state(self) -> dict[str, Any]:
@@ -236,14 +242,17 @@ class TrainingLoop(ABC):
         self._epoch_step = self.epoch_step + 1
         self._collected += reward
 
-    def end_epoch(self) -> dict[str, Any]:
-        """The row of metrics of the epoch, after its last real step."""
+    def close_epoch(self) -> dict[str, Any]:
+        """What there is to say of the epoch's learning, after its last real step."""
         means = {name: value.item() / self.updates for name, value in self.update_sums.items()}
         last = self.finish_epoch()
         row: dict[str, Any] = {"step": self.steps, **means, **self.learned_metrics(means), **last}
         row["collected_reward"] = self._collected / max(self.epoch_step, 1)
-        with self.stopwatch.measure("measure"):
-            row = joined_warnings(row, self.measure(), {"warnings": self.data_warnings()})
+        return row
+
+    def end_epoch(self, learned: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+        """The row of metrics of the epoch: what ``close_epoch`` says, and what was then ``measured``."""
+        row = joined_warnings(learned, found, {"warnings": self.data_warnings()})
         row |= {f"{name}_seconds": seconds for name, seconds in self.stopwatch.seconds.items()}
         self.stopwatch.seconds = {}
         self._epoch_step, self.measured_at = None, self.steps
@@ -257,25 +266,8 @@ class TrainingLoop(ABC):
         return unresolved_coordinates(buffer.observations[: buffer.size], buffer.tokens[: buffer.size, -size:])
 
     def measure(self) -> dict[str, Any]:
-        """Errors on fresh episodes, and the return of the deterministic policy."""
-        config = self.config
-        # Seeds of its own: looking at a run must not change it.
-        seeds = environment_seeds(Purpose.TRAINING_MEASUREMENT, config.seed, self.steps, count=3)
-        generator = torch.Generator(self.device).manual_seed(seeds[2])
-        errors = self.measure_errors(seeds[0], generator)
-        evaluation = run_episodes(
-            config.env_id,
-            self.policy,
-            config.evaluation_episodes,
-            seed=seeds[1],
-            generator=generator,
-            deterministic=True,
-            options=self.options,
-        ).returns()
-        return errors | {
-            "return": float(evaluation.mean()),
-            "return_standard_error": float(evaluation.std(ddof=1) / len(evaluation) ** 0.5),
-        }
+        """``measured`` of this run."""
+        return measured(self.group)[self]
 
     def state(self) -> dict[str, Any]:
         """Everything a resumed run needs, as tensors and plain values."""

@@ -18,7 +18,7 @@ from m3po.agents.rollout import model_steps
 from m3po.agents.sac import SoftActorCritic, agent_networks, agent_settings
 from m3po.data.replay_buffer import EnvironmentBuffers, ModelBuffer, ModelBuffers, drawn
 from m3po.data.types import Segments, Transitions, run_of, side_by_side
-from m3po.episodes import run_episodes
+from m3po.episodes import Trajectories
 from m3po.errors import error_metrics
 from m3po.networks.context_encoder import ContextEncoder
 from m3po.networks.model import EnsembleModel
@@ -102,24 +102,18 @@ class M3PO(TrainingLoop):
             self.agent.move_penalty.follow(self.data_policy.network)
         self.agent.set_learning_rate(self.config.learning_rate_at(self.steps))
 
-    def measure_errors(self, seed: int, generator: torch.Generator) -> dict[str, Any]:
-        """On held-out episodes of the data policy."""
-        config = self.config
-        held_out = run_episodes(
-            config.env_id,
-            self.data_policy,
-            config.measure_episodes,
-            seed=seed,
-            generator=generator,
-            options=self.options,
-        )
+    @property
+    def held_out_policy(self) -> HistoryPolicy:
+        return self.data_policy
+
+    def errors(self, held_out: Trajectories, generator: torch.Generator) -> dict[str, Any]:
         return error_metrics(
             self.model,
             self.policy,
             self.data_policy,
             held_out,
             self.dynamics,
-            confidence=config.confidence,
+            confidence=self.config.confidence,
             generator=generator,
         )
 

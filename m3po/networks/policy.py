@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from m3po.data.draws import Generators, normal
 from m3po.data.types import Windows
 from m3po.networks.context_encoder import ContextEncoder
-from m3po.networks.run_axis import own_copy
+from m3po.networks.run_axis import own_copy, stacked
 from m3po.networks.stacked import StackedMLP
 
 LOG_STD_LOW, LOG_STD_HIGH = -5.0, 1.0
@@ -80,6 +81,16 @@ class Policy(Protocol):
         ...
 
 
+class PoliciesOfRuns(Protocol):
+    """Policies of R runs, acting as one."""
+
+    def act(
+        self, windows: Windows, generators: Sequence[torch.Generator], /, *, deterministic: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """[R, N] windows -> actions [R, N, A] in [-1, 1] and the same before their squashing."""
+        ...
+
+
 class HistoryEncoder(Protocol):
     """What turns histories into the features that a policy's network reads."""
 
@@ -103,6 +114,12 @@ class EncodedPolicy(ABC, Generic[Encoder]):
     @property
     def device(self) -> torch.device:
         return next(self.network.parameters()).device
+
+    @classmethod
+    def of_runs(cls, policies: Sequence[Self]) -> Self:
+        """Copies of the policies of several runs as one, which acts on [R, N] windows."""
+        encoders: Any = stacked([own_copy(each.encoder) for each in policies])  # type: ignore[type-var]
+        return cls(encoders, stacked([own_copy(each.network) for each in policies]))
 
     @abstractmethod
     def features(self, windows: Windows, generator: Generators, *, deterministic: bool) -> Tensor:
