@@ -62,11 +62,14 @@ PRESETS: dict[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]] = {
             "final_learning_rate_share": 1.0,  # MBPO
             "target_rate": 0.005,  # MBPO
             "batch_size": 256,  # MBPO
-            "width": 256,  # MBPO's policy and critics; its model has 4 x 200 (Humanoid 4 x 400)
+            "width": 256,  # MBPO's policy and critics
             "layers": 2,
             "agent_units": "rectified",  # MBPO; M3PO-h needs it (docs/algorithm.md)
             "history_length": 16,  # L2A's M
             "context_size": 64,
+            "model_units": "swish",  # the paper, MBPO
+            "model_width": 200,  # MBPO (Humanoid 400)
+            "model_layers": 4,  # MBPO
             "ensemble_size": 7,  # MBPO
             "elites": 5,  # MBPO
             "model_learning_rate": 1e-3,  # MBPO

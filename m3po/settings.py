@@ -88,9 +88,9 @@ class NetworkSettings:
     history_length: Annotated[int, Within(0, 10**4)] = 8
     """L, past steps in the truncated history; 0 makes every network memoryless, and M3PO is MBPO."""
     width: Units = 64
-    """Units per hidden layer of model heads, policy and critics."""
+    """Units per hidden layer of policy and critics, and of a model that has no number of its own."""
     layers: Annotated[int, Within(1, 100)] = 2
-    """Hidden layers of model heads, policy and critics."""
+    """Hidden layers of policy and critics, and of a model that has no number of its own."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +136,13 @@ class ModelSettings:
     """Hidden units of M3PO's policy and critics. gated: swish(u) * v, as in the model; sharper certificates.
     rectified: relu, as in the sources (and in the baselines, always); critics of them do not overestimate where much
     real data is reused, as in m3po-h or with long training."""
+    model_units: Literal["gated", "swish"] = "gated"
+    """Hidden units of the members of M3PO's model. gated: swish(u) * v. swish: as in the paper; half the work in layers
+    of the same size, and tasks are recognised more slowly."""
+    model_width: Units | None = None
+    """Units per hidden layer of each member; --width when not given."""
+    model_layers: Annotated[int, Within(1, 100)] | None = None
+    """Hidden layers of each member; --layers when not given."""
     elites: Members | None = None
     """Members with the smallest held-out losses that make up the model, 1..B; all when not given."""
     model_weight_decay: Annotated[float, Within(0)] = 0.3

@@ -8,14 +8,16 @@ and critics are a Python loop, and padded windows go through torch.nn.GRU.
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Normal
 
 from m3po.data.types import Segments
-from m3po.networks.policy import LOG_STD_HIGH, LOG_STD_LOW, squashed_sample
+from m3po.networks.squashed_sample import LOG_STD_HIGH, LOG_STD_LOW
 
 
 class SwishGated(nn.Module):
@@ -117,7 +119,10 @@ class PlainActorCritic:
         """A reparametrised action and its log density."""
         mean, log_std = self.policy(tokens, lengths, observation).chunk(2, dim=1)
         log_std = LOG_STD_LOW + 0.5 * (LOG_STD_HIGH - LOG_STD_LOW) * (torch.tanh(log_std) + 1)
-        return squashed_sample(mean, log_std, noise)
+        gaussian = Normal(mean, torch.exp(log_std))
+        raw = mean + gaussian.stddev * noise
+        correction = 2 * (math.log(2) - raw - nn.functional.softplus(-2 * raw))
+        return torch.tanh(raw), (gaussian.log_prob(raw) - correction).sum(dim=1)
 
     def update(self, batch: PlainBatch, noise: Tensor) -> dict[str, Tensor]:
         """One step of every network; ``noise`` [2, N, A] as m3po.agents.sac draws it."""

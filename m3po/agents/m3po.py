@@ -42,10 +42,16 @@ class M3PO(TrainingLoop):
         sizes = (observation_size, action_size, config.history_length, config.context_size)
         encoder = ContextEncoder(*sizes)
         self.model = EnsembleModel(
-            encoder, action_size, config.ensemble_size, config.width, config.layers, config.elites
+            encoder,
+            action_size,
+            config.ensemble_size,
+            config.width if config.model_width is None else config.model_width,
+            config.layers if config.model_layers is None else config.model_layers,
+            config.elites,
+            units=config.model_units,
         ).to(self.device)
         network, critics = agent_networks(
-            config, encoder.feature_size, action_size, self.device, gated=config.agent_units == "gated"
+            config, encoder.feature_size, action_size, self.device, units=config.agent_units
         )
         self.target_entropy, settings = agent_settings(config, action_size, capturable=config.cuda_graphs)
         penalty = None if config.move_limit is None else MovePenalty.within(network, config.move_limit)

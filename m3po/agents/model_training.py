@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from m3po.agents.descent import take_step
 from m3po.data.draws import uniform
 from m3po.data.replay_buffer import EnvironmentBuffer, EnvironmentBuffers, drawn
 from m3po.data.types import ROWS_AT_A_TIME, Segments, rows_of
@@ -71,7 +72,7 @@ class Fit:
     """
 
     model: EnsembleModel
-    optimiser: torch.optim.Optimizer
+    optimiser: torch.optim.AdamW
     buffer: EnvironmentBuffer
     training: Tensor
     short: Tensor
@@ -87,7 +88,7 @@ class Fit:
     def begun(
         cls,
         model: EnsembleModel,
-        optimiser: torch.optim.Optimizer,
+        optimiser: torch.optim.AdamW,
         buffer: EnvironmentBuffer,
         generator: torch.Generator,
     ) -> Fit:
@@ -201,23 +202,18 @@ def train_models(
         member_losses = model.member_losses(model.encoder(windows), actions, targets)
         weighted = (member_losses * buffers.weights(indices)).mean(dim=-1).sum(dim=-1)
         bounds = (model.log_variance_high - model.log_variance_low).sum()
-        for parameter in parameters:
-            parameter.grad = None
-        (weighted.sum() + BOUND_WEIGHT * bounds).backward()
-        gradients = [parameter.grad for parameter in parameters]
+        gradients = torch.autograd.grad(weighted.sum() + BOUND_WEIGHT * bounds, parameters, allow_unused=True)
         losses = (weighted.detach() / model.members).unbind()
         for run in learning:
             fit = fits[run]
-            for own, gradient in zip(fit.model.parameters(), gradients, strict=True):
-                own.grad = None if gradient is None else gradient[run]
-            fit.optimiser.step()
+            take_step(fit.optimiser, [None if gradient is None else gradient[run] for gradient in gradients])
             fit.losses.append(losses[run])
             fit.updates += 1
 
 
 def train_model(
     model: EnsembleModel,
-    optimiser: torch.optim.Optimizer,
+    optimiser: torch.optim.AdamW,
     buffer: EnvironmentBuffer,
     config: ModelSettings,
     generator: torch.Generator,

@@ -75,7 +75,7 @@ class LatentEncoder(nn.Module):
         token_size = 2 * observation_size + action_size
         self.token_normaliser = Normaliser(token_size)
         self.observation_normaliser = Normaliser(observation_size)
-        self.factors = StackedMLP(1, token_size, width, layers, 2 * latent_size, gated=False)
+        self.factors = StackedMLP(1, token_size, width, layers, 2 * latent_size, units="rectified")
         self.feature_size = observation_size + latent_size
 
     def fit(self, tokens: Tensor) -> None:
@@ -152,7 +152,7 @@ class Pearl(TrainingLoop):
         encoder = LatentEncoder(
             observation_size, action_size, config.history_length, config.latent_size, config.width, config.layers
         ).to(self.device)
-        network, critics = agent_networks(config, encoder.feature_size, action_size, self.device, gated=False)
+        network, critics = agent_networks(config, encoder.feature_size, action_size, self.device, units="rectified")
         self.target_entropy, settings = agent_settings(config, action_size, capturable=config.cuda_graphs)
         self.agent = SoftActorCritic(network, critics, settings, config.initial_temperature, encoder)
         self.encoder = encoder

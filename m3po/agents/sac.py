@@ -14,18 +14,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from m3po.agents.descent import descend
 from m3po.agents.policy_limit import MovePenalty
 from m3po.data.draws import Generators, normal
 from m3po.data.types import Transitions, stacked_tensors
-from m3po.networks.policy import GaussianPolicy, squashed_sample
+from m3po.networks.policy import GaussianPolicy
 from m3po.networks.run_axis import stacked
 from m3po.networks.stacked import StackedMLP
+from m3po.networks.units import HiddenUnits
 from m3po.settings import AgentSettings, NetworkSettings
 
 
 def critic_values(critics: StackedMLP, features: Tensor, action: Tensor) -> Tensor:
     """Q_i(h, a) of both critics. Shapes [N, F], [N, A] -> [2, N]."""
-    return critics(torch.cat([features, action], dim=-1)).squeeze(-1)
+    return critics(features, action).squeeze(-1)
 
 
 @torch.no_grad()
@@ -38,17 +40,17 @@ def soft_target(
     noise: Tensor,
 ) -> Tensor:
     """y = r + gamma * not_terminal * (min_i Qbar_i(h', a') - temperature * log pi(a'|h')), a' ~ pi. Shape [N]."""
-    mean, log_std = policy(batch.next_features)
-    action, log_density = squashed_sample(mean, log_std, noise)
+    action, log_density = policy.sample(batch.next_features, noise)
     value = critic_values(target_critics, batch.next_features, action).amin(dim=-2)
-    value = value - temperature.unsqueeze(-1) * log_density
-    return batch.reward + discount * batch.not_terminal * value
+    value = torch.addcmul(value, temperature.unsqueeze(-1), log_density, value=-1)
+    return torch.addcmul(batch.reward, batch.not_terminal, value, value=discount)
 
 
 def critic_loss(critics: StackedMLP, batch: Transitions, target: Tensor) -> Tensor:
     """sum_i mean_n (Q_i(h_n, a_n) - y_n)^2 / 2. Scalar."""
     values = critic_values(critics, batch.features, batch.action)
-    return 0.5 * ((values - target.unsqueeze(-2)) ** 2).mean(dim=-1).sum(dim=-1)
+    squares = nn.functional.mse_loss(values, target.unsqueeze(-2).expand_as(values), reduction="none")
+    return squares.sum(dim=(-2, -1)) * (0.5 / values.shape[-1])
 
 
 def policy_loss(
@@ -58,8 +60,7 @@ def policy_loss(
 
     This is the paper's E[D_KL(pi || exp(Q - V))] up to a constant and the factor temperature.
     """
-    mean, log_std = policy(features)
-    action, log_density = squashed_sample(mean, log_std, noise)
+    action, log_density = policy.sample(features, noise)
     value = critic_values(critics, features, action).min(dim=-2).values
     loss = (temperature.unsqueeze(-1) * log_density - value).mean(dim=-1)
     return loss, log_density.detach().mean(dim=-1)
@@ -101,11 +102,11 @@ def agent_settings(
 
 
 def agent_networks(
-    config: NetworkSettings, feature_size: int, action_size: int, device: torch.device, *, gated: bool
+    config: NetworkSettings, feature_size: int, action_size: int, device: torch.device, *, units: HiddenUnits
 ) -> tuple[GaussianPolicy, StackedMLP]:
     """Policy and twin critics on encoded histories, in the sizes that a run's configuration asks for."""
-    policy = GaussianPolicy(feature_size, action_size, config.width, config.layers, gated=gated)
-    critics = StackedMLP(2, feature_size + action_size, config.width, config.layers, 1, gated=gated)
+    policy = GaussianPolicy(feature_size, action_size, config.width, config.layers, units=units)
+    critics = StackedMLP(2, feature_size + action_size, config.width, config.layers, 1, units=units)
     return policy.to(device), critics.to(device)
 
 
@@ -167,6 +168,8 @@ class SoftActorCritic:
         # Adam treats every element on its own, so one optimiser serves policy and temperature.
         self.policy_optimiser = self._adam([*self.policy.parameters(), self.log_temperature])
         self.critic_optimiser = self._adam([*self.critics.parameters(), *encoded_by])
+        self._critic_parameters: list[Tensor] = list(self.critics.parameters())
+        self._target_parameters: list[Tensor] = list(self.target_critics.parameters())
 
     def _adam(self, parameters: list[Tensor]) -> torch.optim.Adam:
         rate, capturable = self.settings.learning_rate, self.settings.capturable
@@ -187,30 +190,25 @@ class SoftActorCritic:
 
         target = soft_target(batch, self.policy, self.target_critics, temperature, settings.discount, noise[0])
         loss_q = critic_loss(self.critics, batch, target)
-        self.critic_optimiser.zero_grad()
         # The sum's gradient with respect to the parameters of one run is that of its own loss.
-        sum(penalties.values(), start=loss_q).sum().backward()
-        self.critic_optimiser.step()
+        descend(self.critic_optimiser, sum(penalties.values(), start=loss_q).sum())
 
-        self.critics.requires_grad_(False)
+        for parameter in self._critic_parameters:
+            parameter.requires_grad = False
         loss_pi, mean_log_density = policy_loss(
             self.policy, self.critics, batch.features.detach(), temperature, noise[1]
         )
         if self.move_penalty is not None:
             loss_pi = loss_pi + self.move_penalty(self.policy, batch.features.detach())
-        self.policy_optimiser.zero_grad()
-        if settings.target_entropy is None:
-            loss_pi.sum().backward()
-        else:
+        loss = loss_pi
+        if settings.target_entropy is not None:
             loss = loss_pi + temperature_loss(self.log_temperature, mean_log_density, settings.target_entropy)
-            loss.sum().backward()
-        self.policy_optimiser.step()
-        self.critics.requires_grad_(True)
+        descend(self.policy_optimiser, loss.sum())
+        for parameter in self._critic_parameters:
+            parameter.requires_grad = True
 
         with torch.no_grad():
-            torch._foreach_lerp_(
-                list(self.target_critics.parameters()), list(self.critics.parameters()), settings.target_rate
-            )
+            torch._foreach_lerp_(self._target_parameters, self._critic_parameters, settings.target_rate)
         return {
             "critic_loss": loss_q.detach(),
             "policy_loss": loss_pi.detach(),

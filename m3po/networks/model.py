@@ -15,6 +15,7 @@ from m3po.data.draws import Generators, integers, normal
 from m3po.networks.context_encoder import ContextEncoder, Normaliser
 from m3po.networks.run_axis import aligned
 from m3po.networks.stacked import StackedMLP
+from m3po.networks.units import HiddenUnits
 
 
 def widened_range(outcomes: Tensor) -> Tensor:
@@ -72,7 +73,7 @@ class EnsembleModel(nn.Module):
     Args:
         encoder: h -> features; trained with the model.
         members: B.
-        width, layers: of each member's head.
+        width, layers, units: of each member's head.
         elites: E, 1..B; all when None.
 
     Attributes:
@@ -90,6 +91,8 @@ class EnsembleModel(nn.Module):
         width: int,
         layers: int,
         elites: int | None = None,
+        *,
+        units: HiddenUnits = "gated",
     ) -> None:
         super().__init__()
         if members < 1:
@@ -107,7 +110,8 @@ class EnsembleModel(nn.Module):
         self.register_buffer("reach_high", torch.full((observation_size + 1,), torch.inf))
         self.reach_low: Tensor
         self.reach_high: Tensor
-        self.heads = StackedMLP(members, encoder.feature_size + action_size, width, layers, 2 * (observation_size + 1))
+        inputs, outputs = encoder.feature_size + action_size, 2 * (observation_size + 1)
+        self.heads = StackedMLP(members, inputs, width, layers, outputs, units=units)
         # Bounds of the log variance are learned, as in PETS: a head far from data falls back to the largest seen.
         self.log_variance_high = nn.Parameter(torch.full((observation_size + 1,), 0.5))
         self.log_variance_low = nn.Parameter(torch.full((observation_size + 1,), -8.0))
@@ -125,7 +129,7 @@ class EnsembleModel(nn.Module):
 
     def normalised_moments(self, features: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance of each member's (o' - o, r), normalised. [N, F], [N, A] -> two [B, N, O + 1]."""
-        mean, log_variance = self.heads(torch.cat([features, action], dim=-1)).chunk(2, dim=-1)
+        mean, log_variance = self.heads(features, action).chunk(2, dim=-1)
         low, high = aligned(self.log_variance_low, mean), aligned(self.log_variance_high, mean)
         log_variance = high - nn.functional.softplus(high - log_variance)
         log_variance = low + nn.functional.softplus(log_variance - low)

@@ -15,41 +15,34 @@ from m3po.data.draws import Generators, normal
 from m3po.data.types import Windows
 from m3po.networks.context_encoder import ContextEncoder
 from m3po.networks.run_axis import own_copy, stacked
+from m3po.networks.squashed_sample import LOG_STD_CENTRE, LOG_STD_RADIUS, SquashedSample
 from m3po.networks.stacked import StackedMLP
-
-LOG_STD_LOW, LOG_STD_HIGH = -5.0, 1.0
+from m3po.networks.units import HiddenUnits
 
 
 class GaussianPolicy(nn.Module):
     """features -> mean and log standard deviation of the Gaussian before tanh."""
 
-    def __init__(self, feature_size: int, action_size: int, width: int, layers: int, *, gated: bool = True) -> None:
+    def __init__(
+        self, feature_size: int, action_size: int, width: int, layers: int, *, units: HiddenUnits = "gated"
+    ) -> None:
         super().__init__()
-        self.network = StackedMLP(1, feature_size, width, layers, 2 * action_size, gated=gated)
+        self.network = StackedMLP(1, feature_size, width, layers, 2 * action_size, units=units)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """[N, F] -> mean [N, A], log_std [N, A] in [-5, 1]."""
-        mean, log_std = self.network(features).squeeze(-3).chunk(2, dim=-1)
-        log_std = LOG_STD_LOW + 0.5 * (LOG_STD_HIGH - LOG_STD_LOW) * (torch.tanh(log_std) + 1)
-        return mean, log_std
+        mean, raw = self.network(features).squeeze(-3).chunk(2, dim=-1)
+        return mean, LOG_STD_CENTRE + LOG_STD_RADIUS * torch.tanh(raw)
+
+    def sample(self, features: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Reparametrised actions and their log densities, ``SquashedSample``. [N, F], [N, A] -> [N, A], [N]."""
+        return SquashedSample.apply(self.network(features).squeeze(-3), noise)
 
 
 def gaussian_log_density(value: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
     """log N(u; mean, diag std^2), summed over the last axis, in nats. Shapes [..., A] -> [...]."""
     standardised = (value - mean) * torch.exp(-log_std)
     return (-0.5 * standardised**2 - log_std - 0.5 * math.log(2 * math.pi)).sum(dim=-1)
-
-
-def squashed_sample(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """a = tanh(u), u = mean + std * noise, and log pi(a) = log N(u) - sum log(1 - tanh(u)^2).
-
-    The last term is computed as 2 (log 2 - u - softplus(-2u)), which does not lose digits for large |u|.
-    Shapes [N, A] each -> a [N, A], log pi [N].
-    """
-    raw = mean + torch.exp(log_std) * noise
-    log_density = gaussian_log_density(raw, mean, log_std)
-    correction = 2 * (math.log(2) - raw - nn.functional.softplus(-2 * raw))
-    return torch.tanh(raw), log_density - correction.sum(dim=-1)
 
 
 def draw_action(

@@ -22,6 +22,9 @@ from m3po.runs.records import FORMAT, MEBIBYTE, check_sessions, parsed
 # Where a run lives, who runs beside it and whether it is being resumed are not part of what it is.
 _NOT_IDENTITY = ("run_dir", "seeds", "resume", "from_previous")
 
+# Settings that came after format 2, and what runs that do not tell them were made with.
+_ADDED: dict[str, Any] = {"model_units": "gated", "model_width": None, "model_layers": None}
+
 _LARGEST_RECORD = 16 * MEBIBYTE
 
 
@@ -43,6 +46,12 @@ def _identity(config: Config) -> dict[str, Any]:
     for name in _NOT_IDENTITY:
         del record[name]
     return record
+
+
+def _sealed(config: Config) -> dict[str, Any]:
+    """What a checkpoint's seal is over: the settings, but for those that say what runs were made with before them."""
+    record = _identity(config)
+    return {name: value for name, value in record.items() if name not in _ADDED or value != _ADDED[name]}
 
 
 def unborn(path: Path) -> bool:
@@ -98,7 +107,7 @@ class RunDirectory:
         self.config = dataclasses.replace(config, run_dir=self.path)
         self._held = _Held()
         self._metrics = Metrics(self.path, self._held.check)
-        self._checkpoints = Checkpoints(self.path, _identity(config), self._held.check)
+        self._checkpoints = Checkpoints(self.path, _sealed(config), self._held.check)
 
     @classmethod
     def create(cls, config: Config) -> RunDirectory:
@@ -167,6 +176,7 @@ class RunDirectory:
         version = record.pop("format")
         if version != FORMAT:
             raise ValueError(f"{file} has format {version}, this version reads format {FORMAT}")
+        record = _ADDED | record
         odd = sorted(set(record) ^ {each.name for each in dataclasses.fields(Config)} - set(_NOT_IDENTITY))
         if odd:
             raise ValueError(f"{file} does not fit this version: field {odd[0]} is missing or unknown")

@@ -55,22 +55,15 @@ def counted(config: BenchmarkConfig, name: str) -> int:
 @pytest.mark.parametrize(
     "changes", [{}, {"layers": 1, "history_length": 1}, {"layers": 3, "width": 9, "batch_size": 4}]
 )
-def test_operations_of_an_update_are_those_that_torch_counts_but_for_gradients_nobody_needs(
-    changes: dict[str, int],
-) -> None:
-    """Equal, up to the gradients in inputs of the critics' first layers that autograd computes and nobody reads.
-
-    Per row and input of a critic's first layer such a gradient is 2 * 2 * width operations. In the critics' loss with
-    an encoder of its own they are those in observation and action (without, there is none at all), in the policy's loss
-    those in the features.
+def test_operations_of_an_update_are_those_that_torch_counts(changes: dict[str, int]) -> None:
+    """Equal, but for what goes back through the critics' outputs: one number each, so that there is nothing to sum, and
+    torch does not count it; and with an encoder of its own, for the gradient in the observation, which it comes with.
     """
     config = tiny(**changes)
-    per_input = 2 * 2 * config.width * 2 * config.batch_size  # both critics
-    features = config.observation_size + config.context_size
-    stored = update_operations(config, own_encoder=False)
-    assert counted(config, "model's encoder") == stored + per_input * features
-    own = update_operations(config, own_encoder=True)
-    assert counted(config, "own encoder") == own + per_input * (features + config.observation_size + config.action_size)
+    outputs = 2 * 2 * 2 * config.width * config.batch_size  # of both critics in both losses
+    assert counted(config, "model's encoder") == update_operations(config, own_encoder=False) - outputs
+    observation = 2 * 2 * 2 * config.width * config.observation_size * config.batch_size
+    assert counted(config, "own encoder") == update_operations(config, own_encoder=True) - outputs + observation
 
 
 class Clock:

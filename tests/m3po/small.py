@@ -153,6 +153,12 @@ def output_layer(stacked: StackedMLP) -> StackedLinear:
     return layer
 
 
+def first_gradient(optimiser: torch.optim.Adam, parameter: torch.Tensor) -> torch.Tensor:
+    """What the first step of Adam went along, after it."""
+    moment: torch.Tensor = optimiser.state[parameter]["exp_avg"]
+    return moment / (1 - optimiser.defaults["betas"][0])
+
+
 def random_windows(count: int, history_length: int, seed: int = 3) -> Windows:
     """Windows of every length 0..L, taken from random episodes."""
     episodes = episodes_of([history_length + 4] * (count // (history_length + 4) + 1), seed)

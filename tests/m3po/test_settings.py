@@ -96,7 +96,8 @@ def test_the_presets_are_the_runs_that_they_are_named_after() -> None:
     expected = {
         "total_steps": 200_000, "epoch_steps": 1000, "evaluation_episodes": 50, "rollout_length": 1,
         "initial_random_steps": 5000, "discount": 0.99, "learning_rate": 3e-4, "target_rate": 0.005, "batch_size": 256,
-        "width": 256, "layers": 2, "ensemble_size": 7, "elites": 5, "model_learning_rate": 1e-3, "holdout": 0.2,
+        "width": 256, "layers": 2, "model_units": "swish", "model_width": 200, "model_layers": 4,
+        "ensemble_size": 7, "elites": 5, "model_learning_rate": 1e-3, "holdout": 0.2,
         "model_batch_size": 256, "rollouts_per_step": 400, "updates_per_step": 20,
     }  # fmt: skip
     assert {name: paper[name] for name in expected} == expected

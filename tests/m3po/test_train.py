@@ -85,6 +85,29 @@ def numbers(value: Any) -> list[float]:
     return [float(each) for each in (value if isinstance(value, list) else [value])]
 
 
+@pytest.mark.parametrize(
+    ("changes", "layers"),
+    [
+        ({}, [(8, 8)]),
+        ({"model_units": "swish"}, [(8, 4)]),
+        ({"model_width": 5, "model_layers": 2}, [(8, 10), (5, 10)]),
+        ({"model_units": "swish", "model_width": 5, "model_layers": 3}, [(8, 5), (5, 5), (5, 5)]),
+    ],
+)
+def test_the_model_has_the_units_and_sizes_that_are_asked_for(
+    tmp_path: Path, changes: dict[str, Any], layers: list[tuple[int, int]]
+) -> None:
+    """Inputs and outputs of the hidden layers of its members; the agent keeps its own."""
+    sizes = {"width": 4, "layers": 1, "context_size": 3, "ensemble_size": 2}
+    training = M3PO(tiny(tmp_path / "run", **sizes, **changes))
+    inputs = training.model.encoder.feature_size + training.action_size
+    expected = [(inputs if place == 0 else first, second) for place, (first, second) in enumerate(layers)]
+    found = [tuple(each.shape) for each in training.model.heads.parameters() if each.shape[1] > 1]
+    assert found[:-1] == [(2, *shape) for shape in expected]
+    agents = [(1, training.model.encoder.feature_size, 8), (2, inputs, 8)]
+    assert [next(each.parameters()).shape for each in (training.policy.network, training.agent.critics)] == agents
+
+
 def test_a_tiny_training_ends_complete_with_finite_rows(finished: RunDirectory) -> None:
     rows = finished.metrics()
     assert [row["step"] for row in rows] == [0, 200, 300]

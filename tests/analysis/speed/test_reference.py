@@ -110,15 +110,17 @@ def reference(data: OwnEncodings) -> PlainActorCritic:
 
 
 def gradients_at_step(
-    monkeypatch: pytest.MonkeyPatch, optimiser: torch.optim.Optimizer, *modules: nn.Module
+    monkeypatch: pytest.MonkeyPatch, optimiser: torch.optim.Optimizer, *modules: nn.Module, alone: Tensor | None = None
 ) -> list[Tensors]:
-    """Filled with the modules' gradients when the optimiser should step; nothing moves any more."""
-    seen: list[Tensors] = [{} for _ in modules]
+    """Filled with the gradients of modules and of a tensor when the optimiser should step; nothing moves any more."""
+    seen: list[Tensors] = [{} for _ in range(len(modules) + (alone is not None))]
 
     def step() -> None:
-        for gradients, module in zip(seen, modules, strict=True):
-            assert not gradients, "one step, please"
+        assert not any(seen), "one step, please"
+        for gradients, module in zip(seen, modules, strict=alone is None):
             gradients |= gradients_of(module)
+        if alone is not None and alone.grad is not None:
+            seen[-1]["alone"] = alone.grad.clone()
 
     monkeypatch.setattr(optimiser, "step", step)
     return seen
@@ -218,7 +220,10 @@ def test_losses_and_gradients_agree_while_the_critics_stand_still(monkeypatch: p
     ]
     (their_policy,) = gradients_at_step(monkeypatch, plain.policy_optimiser, plain.policy)
     our_critics, our_encoder = gradients_at_step(monkeypatch, agent.critic_optimiser, agent.critics, data.encoder)
-    (our_policy,) = gradients_at_step(monkeypatch, agent.policy_optimiser, agent.policy.network)
+    our_policy, our_temperature = gradients_at_step(
+        monkeypatch, agent.policy_optimiser, agent.policy.network, alone=agent.log_temperature
+    )
+    (their_temperature,) = gradients_at_step(monkeypatch, plain.temperature_optimiser, alone=plain.log_temperature)
     losses = plain.update(PlainBatch.of(segments(), OBSERVATION), noise_of(8))
     metrics = data.update(segments(), torch.Generator().manual_seed(8))
     for name in ("critic_loss", "q_mean", "policy_loss"):
@@ -231,9 +236,7 @@ def test_losses_and_gradients_agree_while_the_critics_stand_still(monkeypatch: p
     assert_same(summed, of_the_encoder(as_theirs(our_encoder, our_critics, 0)))
     assert all(gradient.abs().max() > 0 for gradient in summed.values())
     assert_same(of_the_head(their_policy), of_the_head(as_theirs(our_encoder, our_policy, 0)))
-    temperatures = (plain.log_temperature, agent.log_temperature)
-    theirs, own = (each.grad.item() for each in temperatures if each.grad is not None)
-    assert theirs == pytest.approx(own, rel=1e-6)
+    assert their_temperature["alone"].item() == pytest.approx(our_temperature["alone"].item(), rel=1e-6)
 
 
 def test_target_networks_follow_at_the_same_rate() -> None:

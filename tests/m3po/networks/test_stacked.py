@@ -1,11 +1,18 @@
 """Stacked networks are the separate networks they stand for."""
 
+from typing import get_args
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from m3po.networks.stacked import Gated, StackedLinear, StackedMLP, SwishGate
+from m3po.networks.run_axis import stacked as with_run_axis
+from m3po.networks.stacked import NARROW, Gated, StackedLinear, StackedMLP, affine, product
+from m3po.networks.units import HiddenUnits, SwishGate
 from tests.m3po.small import output_layer
+
+KINDS: tuple[HiddenUnits, ...] = get_args(HiddenUnits)
 
 
 def separate(stacked: StackedLinear, index: int) -> nn.Linear:
@@ -18,24 +25,100 @@ def separate(stacked: StackedLinear, index: int) -> nn.Linear:
     return layer
 
 
+ACTIVATIONS = {"rectified": nn.ReLU, "swish": nn.SiLU}
+
+
+@pytest.mark.parametrize("units", KINDS)
 @pytest.mark.parametrize("layers", [0, 1, 3])
 @pytest.mark.parametrize("shared", [True, False])
-def test_stacked_networks_are_separate_networks(layers: int, shared: bool) -> None:
+def test_stacked_networks_are_separate_networks(units: HiddenUnits, layers: int, shared: bool) -> None:
     torch.manual_seed(layers)
     count, inputs, width, outputs = 4, 3, 6, 2
-    stacked = StackedMLP(count, inputs, width, layers, outputs)
+    stacked = StackedMLP(count, inputs, width, layers, outputs, units=units)
     values = torch.randn(7, inputs) if shared else torch.randn(count, 7, inputs)
     result = stacked(values)
     assert result.shape == (count, 7, outputs)
     for index in range(count):
         hidden = values if shared else values[index]
-        for layer in list(stacked.layers)[:-1]:
-            assert isinstance(layer, Gated)
-            assert isinstance(layer.linear, StackedLinear)
-            gate, value = separate(layer.linear, index)(hidden).chunk(2, dim=-1)
-            hidden = gate * torch.sigmoid(gate) * value
+        *linear, _ = (each for each in stacked.modules() if isinstance(each, StackedLinear))
+        for layer in linear:
+            hidden = separate(layer, index)(hidden)
+            if units == "gated":
+                gate, value = hidden.chunk(2, dim=-1)
+                hidden = gate * torch.sigmoid(gate) * value
+            else:
+                hidden = ACTIVATIONS[units]()(hidden)
         expected = separate(output_layer(stacked), index)(hidden)
         torch.testing.assert_close(result[index], expected, rtol=1e-5, atol=1e-6)
+
+
+def layer_by_layer(network: StackedMLP, *parts: Tensor) -> Tensor:
+    """The networks by their layers and autograd, every product as it is written."""
+    stack = output_layer(network).weight.shape[:-2]
+    inputs = torch.cat(parts, dim=-1)
+    if inputs.dim() == len(stack) + 1:
+        inputs = inputs.unsqueeze(-3).expand(*stack, -1, -1)
+    result: Tensor = network.layers(inputs.flatten(0, -3))
+    return result.unflatten(0, stack)
+
+
+@pytest.mark.parametrize("units", KINDS)
+@pytest.mark.parametrize("runs", [None, 1, 3])
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize(
+    ("width", "rows", "outputs", "layers"), [(5, 7, 1, 2), (NARROW, 60, 1, 1), (NARROW + 2, 60, 12, 3), (6, 1, 2, 0)]
+)
+def test_one_pass_is_the_networks_layer_by_layer_and_so_are_its_gradients(
+    units: HiddenUnits, runs: int | None, shared: bool, width: int, rows: int, outputs: int, layers: int
+) -> None:
+    torch.manual_seed(0)
+    built = [StackedMLP(2, 7, width, layers, outputs, units=units).double() for _ in range(runs or 1)]
+    network = built[0] if runs is None else with_run_axis(built)
+    shape = [*([] if runs is None else [runs]), *([] if shared else [2]), rows]
+    parts = [torch.randn(*shape, size, dtype=torch.float64, requires_grad=True) for size in (4, 1, 2)]
+    everything = [*parts, *network.parameters()]
+    found = []
+    for evaluate in (network, lambda *each: layer_by_layer(network, *each)):
+        result = evaluate(*parts)
+        weights = torch.linspace(-1, 2, result.numel(), dtype=torch.float64).view_as(result)
+        found.append([result, *torch.autograd.grad((weights * result).sum(), everything)])
+    with torch.no_grad():
+        torch.testing.assert_close(network(*parts), found[1][0].detach(), rtol=1e-12, atol=1e-12)
+    for one_pass, expected in zip(*found, strict=True):
+        torch.testing.assert_close(one_pass, expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("wanted", [(True, False, False), (False, True, False), (True, False, True), (False,) * 3])
+@pytest.mark.parametrize("learning", [True, False])
+def test_nothing_is_computed_that_nobody_asks_for(wanted: tuple[bool, ...], learning: bool) -> None:
+    """Products: forward, those of the inputs from the first wanted one to the last, and the weights' gradients."""
+    count, rows, sizes, width = 2, 60, (4, 3, 2), 50
+    torch.manual_seed(0)
+    network = StackedMLP(count, sum(sizes), width, 2, 1, units="rectified").requires_grad_(learning)
+    parts = [torch.randn(rows, size, requires_grad=each) for size, each in zip(sizes, wanted, strict=True)]
+    with FlopCounterMode(display=False) as counter:
+        result = network(*parts)
+        if result.requires_grad:
+            result.sum().backward()
+    assert [each.grad is not None for each in parts] == list(wanted)
+    assert all((each.grad is not None) == learning for each in network.parameters())
+    products = [sum(sizes) * width, width * width, width]
+    first, last = (wanted.index(True), 2 - wanted[::-1].index(True)) if any(wanted) else (0, -1)
+    expected = sum(products) * (1 + learning)
+    if learning or any(wanted):
+        expected += width * width + width * sum(sizes[first : last + 1])  # what comes through the outputs has no sum
+    assert counter.get_total_flops() == 2 * count * rows * expected
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1, 1), (2, 60, 1, 50), (2, 60, 50, 1), (3, 60, 5, 7), (2, 5, 60, 7), (2, 90, 3, 80)]
+)
+def test_products_in_any_order_are_products(shape: tuple[int, int, int, int]) -> None:
+    count, rows, inner, outputs = shape
+    left, right = torch.randn(count, rows, inner).double(), torch.randn(count, inner, outputs).double()
+    bias = torch.randn(count, 1, outputs).double()
+    torch.testing.assert_close(product(left, right), left @ right, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(affine(left, right, bias), left @ right + bias, rtol=1e-12, atol=1e-12)
 
 
 def test_networks_of_a_stack_start_differently_and_learn_apart() -> None:

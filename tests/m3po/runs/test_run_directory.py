@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 import random
 import shutil
@@ -206,6 +208,42 @@ def test_a_run_that_lacks_a_setting_is_named(run: RunDirectory, name: str) -> No
     file.write_text(json.dumps(record))
     with pytest.raises(ValueError, match=f"{name} is missing or unknown"):
         RunDirectory.read(run.path)
+
+
+def test_a_run_from_before_the_models_own_sizes_is_read_and_goes_on(run: RunDirectory) -> None:
+    """Neither its settings nor the seal of its checkpoint tell what there was not."""
+    file = run.path / "config.json"
+    record = json.loads(file.read_text())
+    for name in ("model_units", "model_width", "model_layers"):
+        del record[name]
+    file.write_text(json.dumps(record))
+    run.release()
+    old = RunDirectory.read(run.path)
+    assert old.config == run.config
+    assert (old.config.model_units, old.config.model_width, old.config.model_layers) == ("gated", None, None)
+    resumed = RunDirectory.resume(run.config)
+    assert same(resumed.load_checkpoint(), STATE)
+    resumed.release()
+    changes: list[dict[str, Any]] = [{"model_units": "swish"}, {"model_width": 200}, {"model_layers": 4}]
+    for change in changes:
+        with pytest.raises(ValueError, match=f"it was started with {next(iter(change))}="):
+            RunDirectory.resume(dataclasses.replace(run.config, **change))
+
+
+def test_the_seal_of_a_checkpoint_is_the_one_from_before_the_models_own_sizes(run: RunDirectory) -> None:
+    """SHA-256 of the settings that there were then, as the file ends."""
+    settings = json.loads((run.path / "config.json").read_text())
+    for name in ("format", "model_units", "model_width", "model_layers"):
+        del settings[name]
+    seal = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).digest()
+    assert (run.path / LAST).read_bytes().endswith(seal)
+
+
+def test_a_checkpoint_of_other_model_units_is_not_of_this_run(run: RunDirectory) -> None:
+    file = run.path / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"model_units": "swish"}))
+    with pytest.raises(ValueError, match="written with other settings"):
+        RunDirectory.read(run.path).load_checkpoint()
 
 
 @pytest.mark.parametrize("value", [0, 1])
