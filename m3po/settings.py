@@ -24,6 +24,8 @@ from m3po.flag_checks import (
     Within,
 )
 
+CriticKind = Literal["target-networks", "batch-norm"]
+
 Algorithm = Literal["m3po", "m3po-h", "m3po-full", "pearl", "grbal"]
 
 
@@ -105,8 +107,12 @@ class AgentSettings:
     """Adam's, for policy, critics and temperature."""
     final_learning_rate_share: PositiveShare = 0.1
     """The learning rate falls linearly over the run to this share of itself, in (0, 1]; 1 keeps it constant."""
+    critics: CriticKind = "target-networks"
+    """What critics are held against. target-networks: copies that follow slowly, as in the sources. batch-norm: the
+    critics themselves, with batch norm over both ends of the transitions together (CrossQ; ours in M3PO). An update
+    then takes twice as long; fewer updates are needed."""
     target_rate: PositiveShare = 0.01
-    """Step of the target critics towards the critics per update, in (0, 1]."""
+    """Step of the target critics towards the critics per update, in (0, 1]; not read with --critics batch-norm."""
     initial_temperature: Positive = 0.1
     """Of the entropy bonus."""
     temperature_tuning: Literal["automatic", "fixed"] = "automatic"

@@ -51,7 +51,12 @@ class M3PO(TrainingLoop):
             units=config.model_units,
         ).to(self.device)
         network, critics = agent_networks(
-            config, encoder.feature_size, action_size, self.device, units=config.agent_units
+            config,
+            encoder.feature_size,
+            action_size,
+            self.device,
+            units=config.agent_units,
+            critics=config.critics,
         )
         self.target_entropy, settings = agent_settings(config, action_size, capturable=config.cuda_graphs)
         penalty = None if config.move_limit is None else MovePenalty.within(network, config.move_limit)

@@ -152,7 +152,14 @@ class Pearl(TrainingLoop):
         encoder = LatentEncoder(
             observation_size, action_size, config.history_length, config.latent_size, config.width, config.layers
         ).to(self.device)
-        network, critics = agent_networks(config, encoder.feature_size, action_size, self.device, units="rectified")
+        network, critics = agent_networks(
+            config,
+            encoder.feature_size,
+            action_size,
+            self.device,
+            units="rectified",
+            critics=config.critics,
+        )
         self.target_entropy, settings = agent_settings(config, action_size, capturable=config.cuda_graphs)
         self.agent = SoftActorCritic(network, critics, settings, config.initial_temperature, encoder)
         self.encoder = encoder

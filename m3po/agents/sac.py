@@ -18,11 +18,12 @@ from m3po.agents.descent import descend
 from m3po.agents.policy_limit import MovePenalty
 from m3po.data.draws import Generators, normal
 from m3po.data.types import Transitions, stacked_tensors
+from m3po.networks.batch_normalised import BatchNormalisedMLP
 from m3po.networks.policy import GaussianPolicy
 from m3po.networks.run_axis import stacked
 from m3po.networks.stacked import StackedMLP
 from m3po.networks.units import HiddenUnits
-from m3po.settings import AgentSettings, NetworkSettings
+from m3po.settings import AgentSettings, CriticKind, NetworkSettings
 
 
 def critic_values(critics: StackedMLP, features: Tensor, action: Tensor) -> Tensor:
@@ -41,16 +42,49 @@ def soft_target(
 ) -> Tensor:
     """y = r + gamma * not_terminal * (min_i Qbar_i(h', a') - temperature * log pi(a'|h')), a' ~ pi. Shape [N]."""
     action, log_density = policy.sample(batch.next_features, noise)
-    value = critic_values(target_critics, batch.next_features, action).amin(dim=-2)
-    value = torch.addcmul(value, temperature.unsqueeze(-1), log_density, value=-1)
-    return torch.addcmul(batch.reward, batch.not_terminal, value, value=discount)
+    next_values = critic_values(target_critics, batch.next_features, action)
+    return soft_return(batch, next_values, log_density, temperature, discount)
 
 
 def critic_loss(critics: StackedMLP, batch: Transitions, target: Tensor) -> Tensor:
     """sum_i mean_n (Q_i(h_n, a_n) - y_n)^2 / 2. Scalar."""
-    values = critic_values(critics, batch.features, batch.action)
+    return half_squares(critic_values(critics, batch.features, batch.action), target)
+
+
+def half_squares(values: Tensor, target: Tensor) -> Tensor:
+    """sum_i mean_n (Q_in - y_n)^2 / 2. Shapes [2, N], [N] -> scalar."""
     squares = nn.functional.mse_loss(values, target.unsqueeze(-2).expand_as(values), reduction="none")
     return squares.sum(dim=(-2, -1)) * (0.5 / values.shape[-1])
+
+
+def critic_loss_without_targets(
+    critics: BatchNormalisedMLP,
+    batch: Transitions,
+    policy: GaussianPolicy,
+    temperature: Tensor,
+    discount: float,
+    noise: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """``critic_loss`` for a ``soft_target`` that the critics themselves set, and that target. Scalar and [N].
+
+    Both ends of the transitions go through the critics as one batch, so that they are normalised alike: the actions
+    a' ~ pi are distributed otherwise than those of the data (CrossQ, section 3).
+    """
+    with torch.no_grad():
+        next_action, log_density = policy.sample(batch.next_features, noise)
+    here = torch.cat([batch.features, batch.action], dim=-1)
+    there = torch.cat([batch.next_features, next_action], dim=-1)
+    values, following = critics.with_batch_statistics(torch.cat([here, there], dim=-2)).squeeze(-1).chunk(2, dim=-1)
+    target = soft_return(batch, following.detach(), log_density, temperature, discount)
+    return half_squares(values, target), target
+
+
+def soft_return(
+    batch: Transitions, next_values: Tensor, log_density: Tensor, temperature: Tensor, discount: float
+) -> Tensor:
+    """y = r + gamma * not_terminal * (min_i Q_i(h', a') - temperature * log pi(a'|h')). Shapes [2, N], [N] -> [N]."""
+    value = torch.addcmul(next_values.amin(dim=-2), temperature.unsqueeze(-1), log_density, value=-1)
+    return torch.addcmul(batch.reward, batch.not_terminal, value, value=discount)
 
 
 def policy_loss(
@@ -102,12 +136,19 @@ def agent_settings(
 
 
 def agent_networks(
-    config: NetworkSettings, feature_size: int, action_size: int, device: torch.device, *, units: HiddenUnits
+    config: NetworkSettings,
+    feature_size: int,
+    action_size: int,
+    device: torch.device,
+    *,
+    units: HiddenUnits,
+    critics: CriticKind,
 ) -> tuple[GaussianPolicy, StackedMLP]:
     """Policy and twin critics on encoded histories, in the sizes that a run's configuration asks for."""
     policy = GaussianPolicy(feature_size, action_size, config.width, config.layers, units=units)
-    critics = StackedMLP(2, feature_size + action_size, config.width, config.layers, 1, units=units)
-    return policy.to(device), critics.to(device)
+    kind = BatchNormalisedMLP if critics == "batch-norm" else StackedMLP
+    twins = kind(2, feature_size + action_size, config.width, config.layers, 1, units=units)
+    return policy.to(device), twins.to(device)
 
 
 class SoftActorCritic:
@@ -117,6 +158,9 @@ class SoftActorCritic:
         encoder: what the critics' loss trains beside the critics: the encoder that the features of batches carry
             gradients to; None when they carry none. One encoding per window serves all networks of an update.
         move_penalty: what the policy pays for moving; None: nothing.
+
+    Attributes:
+        target_critics: what the critics are held against: slow copies, or with batch norm the critics themselves.
     """
 
     def __init__(
@@ -132,7 +176,9 @@ class SoftActorCritic:
         self.policy = policy
         self.critics = critics
         self.encoder = encoder
-        self.target_critics = copy.deepcopy(critics).requires_grad_(False)
+        self.target_critics = critics
+        if not isinstance(critics, BatchNormalisedMLP):
+            self.target_critics = copy.deepcopy(critics).requires_grad_(False)
         self.log_temperature = torch.full((), initial_temperature, device=device).log().requires_grad_()
         self.settings = settings
         self.move_penalty = move_penalty
@@ -153,7 +199,9 @@ class SoftActorCritic:
         joint.encoder = encoder
         joint.policy = stacked([each.policy for each in agents])
         joint.critics = stacked([each.critics for each in agents])
-        joint.target_critics = stacked([each.target_critics for each in agents])
+        joint.target_critics = joint.critics
+        if first.target_critics is not first.critics:
+            joint.target_critics = stacked([each.target_critics for each in agents])
         joint.log_temperature = stacked_tensors([each.log_temperature for each in agents]).requires_grad_()
         penalties = [each.move_penalty for each in agents if each.move_penalty is not None]
         joint.move_penalty = MovePenalty.of_runs(penalties) if penalties else None
@@ -188,8 +236,13 @@ class SoftActorCritic:
         *runs, size, actions = batch.action.shape
         noise = normal((*runs, 2, size, actions), generator, batch.action.device).unbind(-3)
 
-        target = soft_target(batch, self.policy, self.target_critics, temperature, settings.discount, noise[0])
-        loss_q = critic_loss(self.critics, batch, target)
+        if isinstance(self.critics, BatchNormalisedMLP):
+            loss_q, target = critic_loss_without_targets(
+                self.critics, batch, self.policy, temperature, settings.discount, noise[0]
+            )
+        else:
+            target = soft_target(batch, self.policy, self.target_critics, temperature, settings.discount, noise[0])
+            loss_q = critic_loss(self.critics, batch, target)
         # The sum's gradient with respect to the parameters of one run is that of its own loss.
         descend(self.critic_optimiser, sum(penalties.values(), start=loss_q).sum())
 
@@ -207,8 +260,9 @@ class SoftActorCritic:
         for parameter in self._critic_parameters:
             parameter.requires_grad = True
 
-        with torch.no_grad():
-            torch._foreach_lerp_(self._target_parameters, self._critic_parameters, settings.target_rate)
+        if self.target_critics is not self.critics:
+            with torch.no_grad():
+                torch._foreach_lerp_(self._target_parameters, self._critic_parameters, settings.target_rate)
         return {
             "critic_loss": loss_q.detach(),
             "policy_loss": loss_pi.detach(),
@@ -230,7 +284,8 @@ class SoftActorCritic:
     def modules(self) -> dict[str, nn.Module]:
         """What a checkpoint stores of the networks."""
         encoder = {} if self.encoder is None else {"encoder": self.encoder}
-        return {"policy": self.policy, "critics": self.critics, "target_critics": self.target_critics, **encoder}
+        slow = {} if self.target_critics is self.critics else {"target_critics": self.target_critics}
+        return {"policy": self.policy, "critics": self.critics, **slow, **encoder}
 
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         """What a checkpoint stores of the optimisers."""

@@ -86,10 +86,14 @@ class StackedMLP(nn.Module):
             hidden += [Gated(linear)] if units == "gated" else [linear, after[units]()]
         # The networks layer by layer, which ``StackedPass`` evaluates at once.
         self.layers = nn.Sequential(*hidden, StackedLinear(count, sizes[-1], outputs))
-        self._linear = [each for each in self.modules() if isinstance(each, StackedLinear)]
+        self.linear = [each for each in self.modules() if isinstance(each, StackedLinear)]
+
+    def affine_maps(self) -> list[Tensor]:
+        """W and c of every layer in turn, [*R, count, I, O] and [*R, count, 1, O]."""
+        return [each for layer in self.linear for each in (layer.weight, layer.bias)]
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        parameters = [each for layer in self._linear for each in (layer.weight, layer.bias)]
+        parameters = self.affine_maps()
         if torch.is_grad_enabled():
             return StackedPass.apply(self.units, len(inputs), *inputs, *parameters)
         stack = parameters[0].shape[:-2]

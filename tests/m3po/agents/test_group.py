@@ -80,8 +80,9 @@ def _float64() -> Iterator[None]:
         {"rollout_length": 3, "elites": 1, "model_share": 0.5, "move_limit": 0.2},
         {"algorithm": "m3po-full"},
         {"history_length": 0},
+        {"critics": "batch-norm", "model_share": 0.5},
     ],
-    ids=["plain", "own encoder", "longer rollouts, real data, limited moves", "full", "memoryless"],
+    ids=["plain", "own encoder", "longer rollouts, real data, limited moves", "full", "memoryless", "batch norm"],
 )
 def test_each_of_five_runs_is_the_one_trained_alone_to_rounding_and_its_draws_exactly(changes: dict[str, Any]) -> None:
     """60 updates of the agents and 40 of the models; seeds in no order."""
