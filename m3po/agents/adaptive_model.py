@@ -1,4 +1,7 @@
-"""The dynamics model of L2A (GrBAL, Nagabandi et al. 2019): one gradient step on the recent past adapts it."""
+"""The dynamics model of L2A (GrBAL, Nagabandi et al. 2019): one gradient step on the recent past adapts it.
+
+In front of the shapes given here may stand the run axis; a scalar is then one of every run.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from m3po.networks.context_encoder import Normaliser
+from m3po.networks.run_axis import aligned
 from m3po.networks.stacked import StackedLinear
 
-# W_1 [N, inputs, width], c_1 [N, 1, width], W_2, c_2, ...: the weights of N networks of one shape.
+# W_1 [N, inputs, width], c_1 [N, 1, width], W_2, c_2, ...: the weights of N networks of one shape; of several runs
+# those of all in a row, [R * N, inputs, width].
 Weights = tuple[Tensor, ...]
 
 
@@ -56,13 +61,17 @@ class AdaptiveModel(nn.Module):
         self.target_normaliser.fit(torch.cat([tokens[:, -self.observation_size :], rewards[:, None]], dim=1))
 
     def weights(self, count: int) -> Weights:
-        """theta, ``count`` times, without a copy."""
-        return tuple(parameter.expand(count, -1, -1) for parameter in self.layers.parameters())
+        """theta, ``count`` times; of one run without a copy."""
+        return tuple(
+            parameter.expand(*parameter.shape[:-3], count, -1, -1).flatten(0, -3)
+            for parameter in self.layers.parameters()
+        )
 
     def predict(self, weights: Weights, observation: Tensor, action: Tensor) -> Tensor:
         """(o', r) in the environment's units. N weights, [N, S, O], [N, S, A] -> [N, S, O + 1]."""
         outputs = self._outputs(weights, torch.cat([observation, action], dim=-1))
-        outcome = torch.addcmul(self.target_normaliser.mean, outputs, self.target_normaliser.std)
+        normaliser = self.target_normaliser
+        outcome = torch.addcmul(aligned(normaliser.mean, outputs), outputs, aligned(normaliser.std, outputs))
         outcome[..., :-1] += observation
         return outcome
 
@@ -137,22 +146,22 @@ class AdaptiveModel(nn.Module):
         Raises:
             ValueError: when a segment has no following step.
         """
-        without = (~following_used.any(dim=1)).nonzero()[:, 0]
+        without = (~following_used.any(dim=-1)).nonzero().squeeze(-1)
         if len(without):
             raise ValueError(f"segments {without.tolist()} have no step after the past to be judged on")
         adapted = self.adapt(
-            self.weights(len(past)), past, past_used, adaptation_rate, create_graph=torch.is_grad_enabled()
+            self.weights(past.shape[-3]), past, past_used, adaptation_rate, create_graph=torch.is_grad_enabled()
         )
-        return self.losses(adapted, following, following_rewards, following_used).mean()
+        return self.losses(adapted, following, following_rewards, following_used).mean(dim=-1)
 
     def _outputs(self, weights: Weights, inputs: Tensor) -> Tensor:
         """[N, S, O + A] in the environment's units -> [N, S, O + 1], normalised."""
-        hidden = self.input_normaliser(inputs)
+        hidden = self.input_normaliser(inputs).flatten(0, -3)
         *before, last = zip(weights[::2], weights[1::2], strict=True)
         for weight, bias in before:
             hidden = torch.baddbmm(bias, hidden, weight).relu_()
         weight, bias = last
-        return torch.baddbmm(bias, hidden, weight)
+        return torch.baddbmm(bias, hidden, weight).unflatten(0, inputs.shape[:-2])
 
     def _losses(self, weights: Weights, tokens: Tensor, rewards: Tensor | None, used: Tensor) -> Tensor:
         size = self.observation_size
@@ -161,7 +170,8 @@ class AdaptiveModel(nn.Module):
         outputs, targets = self._outputs(weights, tokens[..., :-size]), tokens[..., -size:]
         normaliser = self.target_normaliser
         if rewards is None:
-            residuals = outputs[..., :-1] - (targets - normaliser.mean[:-1]) / normaliser.std[:-1]
+            mean, std = (aligned(each[..., :-1], targets) for each in (normaliser.mean, normaliser.std))
+            residuals = outputs[..., :-1] - (targets - mean) / std
         else:
             rewards = torch.where(used, rewards, 0.0)
             residuals = outputs - normaliser(torch.cat([targets, rewards[..., None]], dim=-1))

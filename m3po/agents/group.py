@@ -10,15 +10,14 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from m3po.agents.measuring import measured
-from m3po.data.types import Windows, run_of
-from m3po.networks.policy import PoliciesOfRuns, Policy
+from m3po.data.types import side_by_side
+from m3po.networks.policy import PoliciesOfRuns
 from m3po.runs.health import DivergenceError, NamedTensors, check_updates
 from m3po.runs.stopwatch import Stopwatch
 
@@ -38,10 +37,13 @@ class Group(ABC, Generic[Run]):
     Attributes:
         runs: those that still run.
         failed: what stopped the others; they stay as they were then.
+        policy: of all runs.
 
     Raises:
         ValueError: when the runs have not come equally far.
     """
+
+    policy: PoliciesOfRuns
 
     def __init__(self, runs: Sequence[Run]) -> None:
         steps = sorted({run.steps for run in runs})
@@ -73,15 +75,11 @@ class Group(ABC, Generic[Run]):
 
     @abstractmethod
     def stack(self) -> None:
-        """Make the tensors of all runs that the methods below work on."""
+        """Make ``policy``, and the tensors of all runs that the methods below work on."""
 
     @abstractmethod
     def begin_epoch(self) -> None:
         """Before the first real step of an epoch."""
-
-    @abstractmethod
-    def act(self) -> list[Tensor]:
-        """An action [1, A] of every run at its present history."""
 
     @abstractmethod
     def learn(self, epoch_step: int) -> tuple[Sequence[UpdateMetrics], Callable[[int], Sequence[NamedTensors]]]:
@@ -135,6 +133,11 @@ class Group(ABC, Generic[Run]):
         for run in self.runs:
             run.seconds += share
         return {run: row | {"seconds": run.seconds} for run, row in rows.items()}
+
+    def act(self) -> list[Tensor]:
+        """An action [1, A] of every run at its present history."""
+        windows = side_by_side([run.collection.present() for run in self.runs])
+        return list(self.policy.act(windows, self.generators)[0])
 
     def collect_step(self, *, random: bool) -> dict[Run, float]:
         """A real step of every run; their rewards."""
@@ -190,43 +193,3 @@ class Group(ABC, Generic[Run]):
             self.runs = [run for run in self.runs if run not in failed]
             self._assemble()
         return values
-
-
-@dataclass(frozen=True)
-class OneAfterAnother:
-    """The policies of several runs, each of which acts on its part of [R, N] windows."""
-
-    policies: Sequence[Policy]
-
-    def act(
-        self, windows: Windows, generators: Sequence[torch.Generator], /, *, deterministic: bool = False
-    ) -> tuple[Tensor, Tensor]:
-        acts = [
-            policy.act(run_of(windows, place), own, deterministic=deterministic)
-            for place, (policy, own) in enumerate(zip(self.policies, generators, strict=True))
-        ]
-        return torch.stack([action for action, _ in acts]), torch.stack([raw for _, raw in acts])
-
-
-class SeparateGroup(Group[Run]):
-    """Runs that learn one after another."""
-
-    def together(self, policies: Sequence[Any]) -> PoliciesOfRuns:
-        return OneAfterAnother(policies)
-
-    def stack(self) -> None:
-        pass  # every run has its own
-
-    def begin_epoch(self) -> None:
-        self.for_each(lambda run: run.begin_epoch())
-
-    def act(self) -> list[Tensor]:
-        return [run.policy.act(run.collection.present(), run.generator)[0] for run in self.runs]
-
-    def learn(self, epoch_step: int) -> tuple[Sequence[UpdateMetrics], Callable[[int], Sequence[NamedTensors]]]:
-        learned = self.for_each(lambda run: run.learn(epoch_step))
-        reports = [report for report, _ in learned.values()]
-        together = [
-            {name: torch.stack([own[name] for own in each]) for name in each[0]} for each in zip(*reports, strict=True)
-        ]
-        return together, lambda place: list(learned.values())[place][1]

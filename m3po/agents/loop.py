@@ -2,8 +2,8 @@
 
 ``m3po.agents.group`` has the loop of real steps, in which one or several runs advance.
 
-An algorithm is a subclass that says how it builds its networks, what it learns from one real step, and what it measures
-of itself.
+An algorithm is a subclass that says how it builds its networks and what it measures of itself, and a subclass of
+``Group`` that says what such runs learn from one real step.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from m3po.agents.collection import Collection
-from m3po.agents.group import Group, SeparateGroup
+from m3po.agents.group import Group
 from m3po.agents.measuring import measured
 from m3po.agents.rollout import termination_by
 from m3po.config import Config
 from m3po.episodes import Trajectories
 from m3po.networks.policy import Policy
-from m3po.runs.health import NamedTensors, check_row, unresolved_coordinates, warnings_of
+from m3po.runs.health import check_row, unresolved_coordinates, warnings_of
 from m3po.runs.stopwatch import Stopwatch
 from m3po.seeds import Purpose, torch_generator
 
@@ -89,9 +89,9 @@ class TrainingLoop(ABC):
     # Where it runs
 
     @classmethod
+    @abstractmethod
     def side_by_side(cls, runs: Sequence[Any]) -> Group[Any]:
         """Runs of this class, and of equal settings but for their seeds, as a group."""
-        return SeparateGroup(runs)
 
     def join(self, group: Group[Any]) -> None:
         """From now on the run advances in ``group``."""
@@ -120,15 +120,6 @@ class TrainingLoop(ABC):
     @abstractmethod
     def build(self, observation_size: int) -> None:
         """Make all networks and ``policy``."""
-
-    def begin_epoch(self) -> None:
-        """Before the first real step of an epoch, of a run in a ``SeparateGroup``."""
-        raise NotImplementedError
-
-    def learn(self, epoch_step: int) -> tuple[Sequence[Mapping[str, Tensor]], Sequence[NamedTensors]]:
-        """After real step ``epoch_step`` >= 1 of the epoch, of a run in a ``SeparateGroup``: what each update reports,
-        and the batch it was given."""
-        raise NotImplementedError
 
     def finish_epoch(self) -> dict[str, Any]:
         """What an algorithm does after the last real step of an epoch that it learns from, and reports of that."""

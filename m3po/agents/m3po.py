@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from m3po.agents.agent_data import OwnEncodings, StoredEncodings
 from m3po.agents.certification import Certification
@@ -17,7 +16,7 @@ from m3po.agents.policy_limit import MovePenalty
 from m3po.agents.rollout import model_steps
 from m3po.agents.sac import SoftActorCritic, agent_networks, agent_settings
 from m3po.data.replay_buffer import EnvironmentBuffers, ModelBuffer, ModelBuffers, drawn
-from m3po.data.types import Segments, Transitions, run_of, side_by_side
+from m3po.data.types import Segments, Transitions, run_of
 from m3po.episodes import Trajectories
 from m3po.errors import error_metrics
 from m3po.networks.context_encoder import ContextEncoder
@@ -162,10 +161,12 @@ class M3POGroup(Group[M3PO]):
     Line 1 is ``M3PO.build``, line 5 ``Group.collect_step``. Whatever has no loop here has a run axis in front.
 
     Attributes:
-        model, policy: of all runs.
+        model: of all runs.
         buffers: D_env.
         data: D_model, and what the agents learn from both.
     """
+
+    policy: HistoryPolicy
 
     def stack(self) -> None:
         runs, config = self.runs, self.runs[0].config
@@ -178,10 +179,6 @@ class M3POGroup(Group[M3PO]):
         kind: type[StoredEncodings | OwnEncodings] = OwnEncodings if own else StoredEncodings
         self.data: StoredEncodings | OwnEncodings = kind(agent, encoder, model_buffers, captured=config.cuda_graphs)
         self.policy = HistoryPolicy(encoder, agent.policy)
-
-    def act(self) -> list[Tensor]:
-        windows = side_by_side([run.collection.present() for run in self.runs])
-        return list(self.policy.act(windows, self.generators)[0])
 
     # Line 3.
     def begin_epoch(self) -> None:

@@ -2,25 +2,31 @@
 
 The task changes while an episode runs, so the context is the last L steps of the running episode, for acting and for
 learning; the source draws it from the recent data of one fixed task. docs/baselines.md lists what else is ours.
+
+In front of the shapes given here may stand the run axis; a scalar is then one of every run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from m3po.agents.group import Group, UpdateMetrics
 from m3po.agents.loop import TrainingLoop
+from m3po.agents.rollout import left_over
 from m3po.agents.sac import SoftActorCritic, agent_networks, agent_settings
-from m3po.data.draws import Generators, normal
-from m3po.data.replay_buffer import EnvironmentBuffer, drawn
-from m3po.data.types import Stretches, Transitions, Windows, newest, parts_of
+from m3po.data.draws import Generators, normal, normal_rows
+from m3po.data.replay_buffer import EnvironmentBuffer, EnvironmentBuffers, drawn
+from m3po.data.types import Stretches, Transitions, Windows, at, mean_of, newest, parts_of, run_of
 from m3po.networks.context_encoder import Normaliser
 from m3po.networks.policy import EncodedPolicy
+from m3po.networks.run_axis import stacked
 from m3po.networks.stacked import StackedMLP
+from m3po.runs.health import NamedTensors
 
 LEAST_VARIANCE = 1e-7  # the source's
 
@@ -41,9 +47,9 @@ def product_of_gaussians(mean: Tensor, variance: Tensor, used: Tensor) -> tuple[
         mu and s^2, each [N, Z].
     """
     precisions = used[..., None] / variance
-    without = ~used.any(dim=1, keepdim=True)
-    precision = precisions.sum(dim=1) + without
-    return (precisions * mean).sum(dim=1) / precision, 1 / precision
+    without = ~used.any(dim=-1, keepdim=True)
+    precision = precisions.sum(dim=-2) + without
+    return (precisions * mean).sum(dim=-2) / precision, 1 / precision
 
 
 def divergence_from_prior(mean: Tensor, variance: Tensor) -> Tensor:
@@ -51,12 +57,10 @@ def divergence_from_prior(mean: Tensor, variance: Tensor) -> Tensor:
     return 0.5 * (variance + mean**2 - 1 - variance.log()).sum(dim=-1)
 
 
-def drawn_chunks(buffer: EnvironmentBuffer, count: int, generator: torch.Generator) -> Stretches:
-    """``count`` runs of ``CHUNK`` steps, uniformly with replacement, of those that every episode is cut into from its
-    start; their windows of the last L steps overlap, and share their factors."""
+def chunk_starts(buffer: EnvironmentBuffer) -> Tensor:
+    """The first steps of the chunks, ``CHUNK`` steps in a row, that every episode is cut into from its start."""
     steps = torch.arange(buffer.size, device=buffer.rewards.device)
-    starts = steps[(steps - buffer.first[: buffer.size]) % CHUNK == 0]
-    return buffer.stretches(drawn(starts, count, generator), buffer.history_length, CHUNK)
+    return steps[(steps - buffer.first[: buffer.size]) % CHUNK == 0]
 
 
 class LatentEncoder(nn.Module):
@@ -91,22 +95,19 @@ class LatentEncoder(nn.Module):
         """Mean and variance of z at every step of N chunks behind L steps, each [N, c, Z]."""
         # [N, c + 1, Z, L] without a copy; the last window is that of the step after the chunk.
         mean, variance = (
-            values.unfold(1, self.history_length, 1)[:, :-1].transpose(2, 3).flatten(0, 1)
-            for values in self._factors(chunks.tokens)
+            values.unfold(-2, self.history_length, 1)[..., :-1, :, :].mT for values in self._factors(chunks.tokens)
         )
-        used = chunks.used.unfold(1, self.history_length, 1)[:, :-1].flatten(0, 1)
-        mean, variance = product_of_gaussians(mean, variance, used)
-        return mean.unflatten(0, chunks.reward.shape), variance.unflatten(0, chunks.reward.shape)
+        return product_of_gaussians(mean, variance, chunks.used.unfold(-1, self.history_length, 1)[..., :-1, :])
 
     def _factors(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance of every token's factor: [N, T, 2 O + A] -> two [N, T, Z]."""
-        outputs = self.factors(self.token_normaliser(tokens).flatten(0, 1))[0]
-        mean, raw = outputs.unflatten(0, tokens.shape[:2]).chunk(2, dim=-1)
+        outputs = self.factors(self.token_normaliser(tokens).flatten(-3, -2)).squeeze(-3)
+        mean, raw = outputs.unflatten(-2, tokens.shape[-3:-1]).chunk(2, dim=-1)
         return mean, nn.functional.softplus(raw).clamp(min=LEAST_VARIANCE)
 
     def features(self, observation: Tensor, latent: Tensor) -> Tensor:
         """[N, O], [N, Z] -> [N, O + Z]."""
-        return torch.cat([self.observation_normaliser(observation), latent], dim=1)
+        return torch.cat([self.observation_normaliser(observation), latent], dim=-1)
 
 
 @dataclass(frozen=True)
@@ -121,29 +122,39 @@ class LatentPolicy(EncodedPolicy[LatentEncoder]):
 
 
 def latent_transitions(
-    encoder: LatentEncoder, chunks: Stretches, generator: torch.Generator
-) -> tuple[Transitions, Tensor]:
+    encoder: LatentEncoder, chunks: Stretches, generator: Generators
+) -> tuple[Transitions, Tensor, Tensor | None]:
     """The steps of N chunks as policy and critics read them, and mean_n KL(q(z | h_n) || N(0, I)).
 
     Both ends of a transition get the same z, drawn from the posterior at its beginning, as in the source.
+
+    Returns:
+        The transitions of the n steps that were used; the divergence; and, of several runs where some have used fewer
+        than others, which of the n are not only there to fill up: [R, n] booleans, else None.
     """
-    used = chunks.used[:, encoder.history_length :]
-    mean, variance = (values[used] for values in encoder.posteriors(chunks))
-    latent = mean + variance.sqrt() * torch.randn(mean.shape, generator=generator, device=mean.device)
-    step = chunks.tokens[:, encoder.history_length :][used]
-    observation, action, change = parts_of(step, encoder.observation_size)
+    past = encoder.history_length
+    places, valid = left_over(chunks.used[..., past:].flatten(-2))
+    if valid is not None:  # copies of what takes part: as finite as that
+        places = torch.where(valid, places, places[..., :1])
+
+    def used(values: Tensor, axis: int) -> Tensor:
+        return at(values.flatten(axis - 1, axis), places, of_runs=places.dim() == 2)
+
+    mean, variance = (used(values, -2) for values in encoder.posteriors(chunks))
+    latent = mean + variance.sqrt() * normal_rows(mean.shape, generator, mean.device, valid)
+    observation, action, change = parts_of(used(chunks.tokens[..., past:, :], -2), encoder.observation_size)
     transitions = Transitions(
         encoder.features(observation, latent),
         action,
-        chunks.reward[used],
+        used(chunks.reward, -1),
         encoder.features(observation + change, latent.detach()),
-        chunks.not_terminal[used],
+        used(chunks.not_terminal, -1),
     )
-    return transitions, divergence_from_prior(mean, variance).mean()
+    return transitions, mean_of(divergence_from_prior(mean, variance), valid), valid
 
 
 class Pearl(TrainingLoop):
-    """PEARL in the loop of real steps that every algorithm shares: G updates on real transitions after each step."""
+    """A run of PEARL; ``PearlGroup`` has what it learns from each real step."""
 
     algorithms = ("pearl",)
 
@@ -165,22 +176,9 @@ class Pearl(TrainingLoop):
         self.encoder = encoder
         self.policy = LatentPolicy(encoder, network)
 
-    def begin_epoch(self) -> None:
-        self.encoder.fit(self.environment_buffer.tokens[: self.environment_buffer.size])
-        self.agent.set_learning_rate(self.config.learning_rate_at(self.steps))
-
-    def learn(self, epoch_step: int) -> tuple[list[dict[str, Tensor]], list[Stretches]]:
-        count, size = self.config.updates_per_step, self.config.batch_size
-        with self.stopwatch.measure("update"):
-            chunks = -(-size // CHUNK)
-            batches = [drawn_chunks(self.environment_buffer, chunks, self.generator) for _ in range(count)]
-            return [self.update(batch) for batch in batches], batches
-
-    def update(self, chunks: Stretches) -> dict[str, Tensor]:
-        """One update of the agent; the encoder descends the critics' loss + kl_weight * KL(q(z | h) || N(0, I))."""
-        transitions, divergence = latent_transitions(self.encoder, chunks, self.generator)
-        penalties = {"kl_penalty": self.config.kl_weight * divergence}
-        return self.agent.update(transitions, self.generator, penalties)
+    @classmethod
+    def side_by_side(cls, runs: Sequence[Pearl]) -> PearlGroup:
+        return PearlGroup(runs)
 
     def learned_metrics(self, means: Mapping[str, float]) -> dict[str, Any]:
         return self.agent_warnings(means, self.target_entropy)
@@ -190,3 +188,45 @@ class Pearl(TrainingLoop):
 
     def load_learned_state(self, state: dict[str, Any]) -> None:
         self.agent.load_state(state)
+
+
+class PearlGroup(Group[Pearl]):
+    """PEARL in the loop of real steps that every algorithm shares: G updates on real transitions after each step.
+
+    Attributes:
+        encoder, agent: of all runs.
+        buffers: D_env.
+    """
+
+    def stack(self) -> None:
+        self.buffers = EnvironmentBuffers([run.environment_buffer for run in self.runs])
+        self.encoder = stacked([run.encoder for run in self.runs])
+        self.agent = SoftActorCritic.of_runs([run.agent for run in self.runs], self.encoder)
+        self.policy = LatentPolicy(self.encoder, self.agent.policy)
+
+    def begin_epoch(self) -> None:
+        for run in self.runs:
+            run.encoder.fit(run.environment_buffer.tokens[: run.environment_buffer.size])
+        for agent in (self.agent, *(run.agent for run in self.runs)):
+            agent.set_learning_rate(self.runs[0].config.learning_rate_at(self.runs[0].steps))
+
+    def learn(self, epoch_step: int) -> tuple[Sequence[UpdateMetrics], Callable[[int], Sequence[NamedTensors]]]:
+        with self.stopwatch.measure("update"):
+            starts = [chunk_starts(run.environment_buffer) for run in self.runs]
+            batches = [self.drawn_chunks(starts) for _ in range(self.runs[0].config.updates_per_step)]
+            metrics = [self.update(batch) for batch in batches]
+        return metrics, lambda place: [run_of(batch, place) for batch in batches]
+
+    def drawn_chunks(self, starts: Sequence[Tensor]) -> Stretches:
+        """A batch: chunks from any of the ``starts`` of each run, uniformly with replacement. Their windows of the last
+        L steps overlap, and share their factors."""
+        config = self.runs[0].config
+        count = -(-config.batch_size // CHUNK)
+        indices = [drawn(own, count, each) for own, each in zip(starts, self.generators, strict=True)]
+        return self.buffers.stretches(torch.stack(indices), config.history_length, CHUNK)
+
+    def update(self, chunks: Stretches) -> dict[str, Tensor]:
+        """One update of the agents; the encoders descend the critics' loss + kl_weight * KL(q(z | h) || N(0, I))."""
+        transitions, divergence, valid = latent_transitions(self.encoder, chunks, self.generators)
+        penalties = {"kl_penalty": self.runs[0].config.kl_weight * divergence}
+        return self.agent.update(transitions, self.generators, penalties, valid)

@@ -1,4 +1,7 @@
-"""Model-predictive path integral control: actions by exponentially weighted averages of imagined futures."""
+"""Model-predictive path integral control: actions by exponentially weighted averages of imagined futures.
+
+In front of the shapes given here may stand the run axis: the candidates of all runs and problems are one batch.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from m3po.data.draws import Generators, normal
 
 # (o [N, C, O], a [N, C, A]) -> (o' [N, C, O], r [N, C]): C imagined steps in each of N problems.
 Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -43,9 +48,7 @@ class PlannerSettings:
 
 
 @torch.no_grad()
-def plan(
-    step: Step, observation: Tensor, action_size: int, settings: PlannerSettings, generator: torch.Generator
-) -> Tensor:
+def plan(step: Step, observation: Tensor, action_size: int, settings: PlannerSettings, generator: Generators) -> Tensor:
     """The first action of a sequence a_1..a_H in [-1, 1] with a large sum of rewards under ``step``.
 
     Starts from the mean sequence 0 and improves it with ``improved``, with new noise each time. Nothing is carried
@@ -67,14 +70,14 @@ def plan(
     """
     if action_size < 1:
         raise ValueError(f"action_size must be >= 1, got {action_size}")
-    count = len(observation)
-    mean = observation.new_zeros(count, settings.horizon, action_size)
-    shape = (count, settings.candidates, settings.horizon, action_size)
+    problems = observation.shape[:-1]
+    mean = observation.new_zeros(*problems, settings.horizon, action_size)
+    shape = (*problems, settings.candidates, settings.horizon, action_size)
     for iteration in range(settings.iterations):
-        noise = torch.randn(shape, generator=generator, device=observation.device, dtype=observation.dtype)
+        noise = normal(shape, generator, observation.device, observation.dtype)
         scale = settings.noise * settings.noise_decay**iteration
         mean = improved(step, observation, mean, noise.mul_(scale), settings.temperature)
-    return mean[:, 0]
+    return mean[..., 0, :]
 
 
 def improved(step: Step, observation: Tensor, mean: Tensor, noise: Tensor, temperature: float) -> Tensor:
@@ -92,10 +95,10 @@ def improved(step: Step, observation: Tensor, mean: Tensor, noise: Tensor, tempe
     Returns:
         [N, H, A].
     """
-    actions = (mean[:, None] + noise).clamp(-1.0, 1.0)
+    actions = (mean.unsqueeze(-3) + noise).clamp(-1.0, 1.0)
     weights = candidate_weights(returns_of(step, observation, actions), temperature).to(mean.dtype)
-    averages = torch.einsum("nc,ncha->nha", weights, actions).clamp(-1.0, 1.0)
-    return torch.where(weights.any(dim=1)[:, None, None], averages, mean)
+    averages = torch.einsum("...c,...cha->...ha", weights, actions).clamp(-1.0, 1.0)
+    return torch.where(weights.any(dim=-1)[..., None, None], averages, mean)
 
 
 def returns_of(step: Step, observation: Tensor, actions: Tensor) -> Tensor:
@@ -108,13 +111,13 @@ def returns_of(step: Step, observation: Tensor, actions: Tensor) -> Tensor:
     Raises:
         ValueError: when the shapes that ``step`` returns are wrong.
     """
-    count, candidates, horizon, _ = actions.shape
-    current = observation[:, None].expand(-1, candidates, -1)
+    *problems, candidates, horizon, _ = actions.shape
+    current = observation.unsqueeze(-2).expand(*problems, candidates, -1)
     shape = current.shape
-    total = observation.new_zeros(count, candidates)
+    total = observation.new_zeros(*problems, candidates)
     finite = torch.ones_like(total, dtype=torch.bool)
     for t in range(horizon):
-        current, reward = step(current, actions[:, :, t])
+        current, reward = step(current, actions[..., t, :])
         if current.shape != shape or reward.shape != total.shape:
             raise ValueError(
                 f"step must return shapes {list(shape)} and {list(total.shape)}, "
@@ -135,8 +138,8 @@ def candidate_weights(returns: Tensor, temperature: float) -> Tensor:
     """
     returns = returns.double()
     lost = returns.isinf()
-    best = returns.max(dim=1, keepdim=True).values
-    median = returns.masked_fill(lost, torch.nan).nanmedian(dim=1, keepdim=True).values
+    best = returns.max(dim=-1, keepdim=True).values
+    median = returns.masked_fill(lost, torch.nan).nanmedian(dim=-1, keepdim=True).values
     scale = (temperature * (best - median)).clamp(min=torch.finfo(returns.dtype).tiny)
     exponents = ((returns - best) / scale).masked_fill(lost, -torch.inf)
-    return torch.softmax(exponents, dim=1).masked_fill(lost, 0.0)
+    return torch.softmax(exponents, dim=-1).masked_fill(lost, 0.0)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from m3po.data.types import Windows, stacked_tensors
+from m3po.data.types import Windows, mean_of, stacked_tensors
 from m3po.errors import gaussian_tv_samples
 from m3po.networks.policy import GaussianPolicy, HistoryPolicy
 from m3po.networks.run_axis import stacked
@@ -61,11 +61,12 @@ class MovePenalty:
         """From now on the policy is kept near what it is now."""
         self.reference.load_state_dict(policy.state_dict())
 
-    def __call__(self, policy: GaussianPolicy, features: Tensor) -> Tensor:
-        """The penalty on features [N, F] that both networks read, a scalar (of every run one); adapts the weight."""
+    def __call__(self, policy: GaussianPolicy, features: Tensor, valid: Tensor | None = None) -> Tensor:
+        """The penalty on features [N, F], all or the ``valid`` [N] ones, that both networks read: a scalar (of every
+        run one); adapts the weight."""
         with torch.no_grad():
             reference = self.reference(features)
-        divergence = gaussian_divergence(*reference, *policy(features)).mean(dim=-1)
+        divergence = mean_of(gaussian_divergence(*reference, *policy(features)), valid)
         penalty = self.log_weight.exp() * divergence
         with torch.no_grad():
             self.log_weight += WEIGHT_RATE * (divergence / self._divergence - 1).clamp(-1, 1)

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from m3po.agents.descent import descend
 from m3po.agents.policy_limit import MovePenalty
-from m3po.data.draws import Generators, normal
-from m3po.data.types import Transitions, stacked_tensors
+from m3po.data.draws import Generators, normal_rows
+from m3po.data.types import Transitions, mean_of, stacked_tensors
 from m3po.networks.batch_normalised import BatchNormalisedMLP
 from m3po.networks.policy import GaussianPolicy
-from m3po.networks.run_axis import stacked
+from m3po.networks.run_axis import join_states, stacked
 from m3po.networks.stacked import StackedMLP
 from m3po.networks.units import HiddenUnits
 from m3po.settings import AgentSettings, CriticKind, NetworkSettings
@@ -46,15 +46,15 @@ def soft_target(
     return soft_return(batch, next_values, log_density, temperature, discount)
 
 
-def critic_loss(critics: StackedMLP, batch: Transitions, target: Tensor) -> Tensor:
+def critic_loss(critics: StackedMLP, batch: Transitions, target: Tensor, valid: Tensor | None = None) -> Tensor:
     """sum_i mean_n (Q_i(h_n, a_n) - y_n)^2 / 2. Scalar."""
-    return half_squares(critic_values(critics, batch.features, batch.action), target)
+    return half_squares(critic_values(critics, batch.features, batch.action), target, valid)
 
 
-def half_squares(values: Tensor, target: Tensor) -> Tensor:
+def half_squares(values: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
     """sum_i mean_n (Q_in - y_n)^2 / 2. Shapes [2, N], [N] -> scalar."""
     squares = nn.functional.mse_loss(values, target.unsqueeze(-2).expand_as(values), reduction="none")
-    return squares.sum(dim=(-2, -1)) * (0.5 / values.shape[-1])
+    return 0.5 * mean_of(squares.sum(dim=-2), valid)
 
 
 def critic_loss_without_targets(
@@ -64,6 +64,7 @@ def critic_loss_without_targets(
     temperature: Tensor,
     discount: float,
     noise: Tensor,
+    valid: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """``critic_loss`` for a ``soft_target`` that the critics themselves set, and that target. Scalar and [N].
 
@@ -74,9 +75,11 @@ def critic_loss_without_targets(
         next_action, log_density = policy.sample(batch.next_features, noise)
     here = torch.cat([batch.features, batch.action], dim=-1)
     there = torch.cat([batch.next_features, next_action], dim=-1)
-    values, following = critics.with_batch_statistics(torch.cat([here, there], dim=-2)).squeeze(-1).chunk(2, dim=-1)
+    both = None if valid is None else torch.cat([valid, valid], dim=-1)
+    outputs = critics.with_batch_statistics(torch.cat([here, there], dim=-2), valid=both)
+    values, following = outputs.squeeze(-1).chunk(2, dim=-1)
     target = soft_return(batch, following.detach(), log_density, temperature, discount)
-    return half_squares(values, target), target
+    return half_squares(values, target, valid), target
 
 
 def soft_return(
@@ -88,7 +91,12 @@ def soft_return(
 
 
 def policy_loss(
-    policy: GaussianPolicy, critics: StackedMLP, features: Tensor, temperature: Tensor, noise: Tensor
+    policy: GaussianPolicy,
+    critics: StackedMLP,
+    features: Tensor,
+    temperature: Tensor,
+    noise: Tensor,
+    valid: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """mean_n [temperature * log pi(a_n|h_n) - min_i Q_i(h_n, a_n)], a_n ~ pi reparametrised; and detached mean log pi.
 
@@ -96,8 +104,8 @@ def policy_loss(
     """
     action, log_density = policy.sample(features, noise)
     value = critic_values(critics, features, action).min(dim=-2).values
-    loss = (temperature.unsqueeze(-1) * log_density - value).mean(dim=-1)
-    return loss, log_density.detach().mean(dim=-1)
+    loss = mean_of(temperature.unsqueeze(-1) * log_density - value, valid)
+    return loss, mean_of(log_density.detach(), valid)
 
 
 def temperature_loss(log_temperature: Tensor, mean_log_density: Tensor, target_entropy: float) -> Tensor:
@@ -225,34 +233,43 @@ class SoftActorCritic:
         return torch.optim.Adam(parameters, lr=rates, fused=True, capturable=capturable)
 
     def update(
-        self, batch: Transitions, generator: Generators, penalties: Mapping[str, Tensor] = MappingProxyType({})
+        self,
+        batch: Transitions,
+        generator: Generators,
+        penalties: Mapping[str, Tensor] = MappingProxyType({}),
+        valid: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """One gradient step of critics, policy and temperature; returns detached scalars by name.
 
-        ``penalties``: scalars that the encoder pays beside the critics' loss.
+        Args:
+            batch: N transitions.
+            generator: source of all randomness.
+            penalties: scalars that the encoder pays beside the critics' loss.
+            valid: [R, N] booleans, where the batches of several runs are not equally long: those of a run stand first,
+                and what is after them takes no part. None: all N count.
         """
         settings = self.settings
         temperature = self.log_temperature.detach().exp()
         *runs, size, actions = batch.action.shape
-        noise = normal((*runs, 2, size, actions), generator, batch.action.device).unbind(-3)
+        noise = normal_rows((*runs, 2, size, actions), generator, batch.action.device, valid).unbind(-3)
 
         if isinstance(self.critics, BatchNormalisedMLP):
             loss_q, target = critic_loss_without_targets(
-                self.critics, batch, self.policy, temperature, settings.discount, noise[0]
+                self.critics, batch, self.policy, temperature, settings.discount, noise[0], valid
             )
         else:
             target = soft_target(batch, self.policy, self.target_critics, temperature, settings.discount, noise[0])
-            loss_q = critic_loss(self.critics, batch, target)
+            loss_q = critic_loss(self.critics, batch, target, valid)
         # The sum's gradient with respect to the parameters of one run is that of its own loss.
         descend(self.critic_optimiser, sum(penalties.values(), start=loss_q).sum())
 
         for parameter in self._critic_parameters:
             parameter.requires_grad = False
         loss_pi, mean_log_density = policy_loss(
-            self.policy, self.critics, batch.features.detach(), temperature, noise[1]
+            self.policy, self.critics, batch.features.detach(), temperature, noise[1], valid
         )
         if self.move_penalty is not None:
-            loss_pi = loss_pi + self.move_penalty(self.policy, batch.features.detach())
+            loss_pi = loss_pi + self.move_penalty(self.policy, batch.features.detach(), valid)
         loss = loss_pi
         if settings.target_entropy is not None:
             loss = loss_pi + temperature_loss(self.log_temperature, mean_log_density, settings.target_entropy)
@@ -266,7 +283,7 @@ class SoftActorCritic:
         return {
             "critic_loss": loss_q.detach(),
             "policy_loss": loss_pi.detach(),
-            "q_mean": target.mean(dim=-1),
+            "q_mean": mean_of(target, valid),
             "entropy": -mean_log_density,
             "temperature": temperature,
             **{name: penalty.detach() for name, penalty in penalties.items()},
@@ -310,27 +327,3 @@ class SoftActorCritic:
             self.log_temperature.copy_(state["log_temperature"])
             if self.move_penalty is not None:
                 self.move_penalty.log_weight.copy_(state["log_move_weight"])
-
-
-def join_states(joint: torch.optim.Optimizer, optimisers: Sequence[torch.optim.Optimizer]) -> None:
-    """Give the optimiser of stacked parameters the states of those of the runs, which become views.
-
-    The learning rate is the first run's; so is the count of steps, which is the same for all.
-    """
-    for group, own in zip(joint.param_groups, optimisers[0].param_groups, strict=True):
-        group["lr"] = own["lr"]
-    parameters = joint.param_groups[0]["params"]
-    parts = [optimiser.param_groups[0]["params"] for optimiser in optimisers]
-    for place, parameter in enumerate(parameters):
-        states = [optimiser.state[part[place]] for optimiser, part in zip(optimisers, parts, strict=True)]
-        if not states[0]:
-            for state, part in zip(states, parts, strict=True):
-                zeros = torch.zeros_like(part[place].detach())
-                state |= {"step": torch.zeros((), device=zeros.device), "exp_avg": zeros, "exp_avg_sq": zeros.clone()}
-        step = states[0]["step"]
-        joint.state[parameter] = {
-            "step": step,
-            **{name: stacked_tensors([state[name] for state in states]) for name in ("exp_avg", "exp_avg_sq")},
-        }
-        for state in states:
-            state["step"] = step

@@ -63,7 +63,7 @@ class RealTransitions:
         tokens: [S, 2 O + A].
         rewards: [S].
         terminated: [S] booleans.
-        first: [S] int64, index of the first step of the episode.
+        first: [S] int64, index of the first step of the episode; -1 where no step is stored yet.
         member_weights: [S, B].
         held_out: [S] booleans.
     """
@@ -94,6 +94,17 @@ class RealTransitions:
         tokens = torch.cat([windows.tokens, self._at(self.tokens, indices).unsqueeze(-2)], dim=-2)
         not_terminal = (~self._at(self.terminated, indices)).float()
         return Segments(tokens, windows.lengths, self._at(self.rewards, indices), not_terminal)
+
+    def stretches(self, indices: Tensor, past: int, following: int) -> Stretches:
+        """The ``following`` steps from each of ``indices`` [N] on, with the ``past`` before them."""
+        steps = indices.unsqueeze(-1) + torch.arange(-past, following, device=indices.device)
+        places = steps.clamp(0, self.rewards.shape[-1] - 1)
+        same_episode = self._at(self.first, places) == self._at(self.first, indices).unsqueeze(-1)
+        own = places[..., past:]
+        not_terminal = (~self._at(self.terminated, own)).float()
+        return Stretches(
+            self._at(self.tokens, places), (steps == places) & same_episode, self._at(self.rewards, own), not_terminal
+        )
 
     def weights(self, indices: Tensor) -> Tensor:
         """How much the steps at ``indices`` [N] weigh in each member's loss: [B, N]."""
@@ -131,7 +142,7 @@ class EnvironmentBuffer(RealTransitions):
         self.tokens = torch.zeros(capacity, 2 * observation_size + action_size, device=device)
         self.rewards = torch.zeros(capacity, device=device)
         self.terminated = torch.zeros(capacity, dtype=torch.bool, device=device)
-        self.first = torch.zeros(capacity, dtype=torch.int64, device=device)
+        self.first = torch.full((capacity,), -1, device=device)
         self.member_weights = torch.zeros(capacity, members, device=device)
         self.held_out = torch.zeros(capacity, dtype=torch.bool, device=device)
         self._observation_size = observation_size
@@ -164,15 +175,6 @@ class EnvironmentBuffer(RealTransitions):
         self.member_weights[here] = torch.poisson(torch.ones(self.member_weights.shape[1]), generator=generator)
         self.held_out[here] = torch.rand((), generator=generator).item() < self.holdout
         self.size += 1
-
-    def stretches(self, indices: Tensor, past: int, following: int) -> Stretches:
-        """The ``following`` steps from each of ``indices`` [N] on, with the ``past`` before them."""
-        places = indices[:, None] + torch.arange(-past, following, device=indices.device)
-        used = (places >= 0) & (places < self.size)
-        places = torch.where(used, places, 0)
-        used &= self.first[places] == self.first[indices][:, None]
-        own = places[:, past:]
-        return Stretches(self.tokens[places], used, self.rewards[own], (~self.terminated[own]).float())
 
     def actions(self, indices: Tensor) -> Tensor:
         """a_t of the steps at ``indices``: [N, A]."""

@@ -156,6 +156,7 @@ Batch = TypeVar("Batch", Transitions, Segments)
 
 
 Record = TypeVar("Record", Windows, Transitions, Segments)
+AnyRecord = TypeVar("AnyRecord", Windows, Transitions, Segments, Stretches)
 
 
 def at(values: Tensor, places: Tensor, *, of_runs: bool) -> Tensor:
@@ -184,12 +185,17 @@ def rows_of(record: Record, rows: Tensor | slice) -> Record:
     return type(record)(**{field.name: part(getattr(record, field.name)) for field in fields(record)})
 
 
-def run_of(record: Record, run: int) -> Record:
+def run_of(record: AnyRecord, run: int) -> AnyRecord:
     """One run's part of a record with a run axis."""
     return type(record)(**{field.name: getattr(record, field.name)[run] for field in fields(record)})
 
 
-def side_by_side(records: Sequence[Record]) -> Record:
+def mean_of(values: Tensor, valid: Tensor | None) -> Tensor:
+    """Mean over the last axis, of those that are ``valid``; None: of all. Shapes [..., N], [..., N] -> [...]."""
+    return values.mean(dim=-1) if valid is None else (values * valid).sum(dim=-1) / valid.sum(dim=-1)
+
+
+def side_by_side(records: Sequence[AnyRecord]) -> AnyRecord:
     """Records of several runs along a new run axis."""
     names = [field.name for field in fields(records[0])]
     return type(records[0])(**{name: torch.stack([getattr(each, name) for each in records]) for name in names})

@@ -24,25 +24,34 @@ RATE = 0.01
 class Standardise(torch.autograd.Function):
     """x -> (x - mean_n x) / sqrt(var_n x + LEAST_VARIANCE), over the rows n. Shape [..., N, W].
 
-    Also returns mean and variance, [..., 1, W], which carry no gradient.
+    Rows have the ``shares`` [..., N, 1] in mean and variance, which sum to 1; None: equal ones. Also returns mean and
+    variance, [..., 1, W], which carry no gradient.
     """
 
     @staticmethod
-    def forward(ctx: Any, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        variance, mean = torch.var_mean(inputs, dim=-2, keepdim=True, correction=0)
+    def forward(ctx: Any, inputs: Tensor, shares: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        if shares is None:
+            variance, mean = torch.var_mean(inputs, dim=-2, keepdim=True, correction=0)
+        else:
+            mean = (shares * inputs).sum(dim=-2, keepdim=True)
+            variance = (shares * (inputs - mean) ** 2).sum(dim=-2, keepdim=True)
         scale = torch.rsqrt(variance + LEAST_VARIANCE)
         result = torch.sub(inputs, mean).mul_(scale)
-        ctx.save_for_backward(result, scale)
+        ctx.save_for_backward(result, scale, shares)
         ctx.mark_non_differentiable(mean, variance)
         return result, mean, variance
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> Tensor:
-        result, scale = ctx.saved_tensors
-        along = (gradient * result).mean(dim=-2, keepdim=True)
-        centred = torch.sub(gradient, gradient.mean(dim=-2, keepdim=True))
-        return centred.addcmul_(result, along, value=-1).mul_(scale)
+    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor, None]:
+        result, scale, shares = ctx.saved_tensors
+        if shares is None:
+            along = (gradient * result).mean(dim=-2, keepdim=True)
+            centred = torch.sub(gradient, gradient.mean(dim=-2, keepdim=True))
+            return centred.addcmul_(result, along, value=-1).mul_(scale), None
+        along = (gradient * result).sum(dim=-2, keepdim=True)
+        centred = torch.sub(gradient, shares * gradient.sum(dim=-2, keepdim=True))
+        return centred.addcmul_(shares * result, along, value=-1).mul_(scale), None
 
 
 class BatchNorm(nn.Module):
@@ -99,12 +108,19 @@ class BatchNormalisedMLP(StackedMLP):
     def affine_maps(self) -> list[Tensor]:
         return [each for norm, linear in self.pairs() for each in norm.joined_as_it_runs(linear)]
 
-    def with_batch_statistics(self, *inputs: Tensor) -> Tensor:
-        """The outputs with mean and variance of these N rows, which the running ones then follow."""
+    def with_batch_statistics(self, *inputs: Tensor, valid: Tensor | None = None) -> Tensor:
+        """The outputs with mean and variance of these N rows, which the running ones then follow.
+
+        ``valid``: [R, N] booleans, the rows of each run that count; None: all.
+        """
         stack = self.linear[0].weight.shape[:-2]
+        shares = None
+        if valid is not None:
+            of_each = (valid / valid.sum(dim=-1, keepdim=True))[..., None]
+            shares = of_each.repeat_interleave(stack[-1], dim=0)
         values = joint(inputs, stack)
         for norm, linear in self.pairs():
-            values, mean, variance = Standardise.apply(values)
+            values, mean, variance = Standardise.apply(values, shares)
             norm.follow(mean, variance)
             weight, bias = norm.joined(linear)
             values = affine(values, weight.flatten(0, -3), bias.flatten(0, -3))

@@ -37,6 +37,30 @@ def stacked(modules: Sequence[Module]) -> Module:
     return joint
 
 
+def join_states(joint: torch.optim.Optimizer, optimisers: Sequence[torch.optim.Optimizer]) -> None:
+    """Give the optimiser of stacked parameters the states of those of the runs, which become views.
+
+    The learning rate is the first run's; so is the count of steps, which is the same for all.
+    """
+    for group, own in zip(joint.param_groups, optimisers[0].param_groups, strict=True):
+        group["lr"] = own["lr"]
+    parameters = joint.param_groups[0]["params"]
+    parts = [optimiser.param_groups[0]["params"] for optimiser in optimisers]
+    for place, parameter in enumerate(parameters):
+        states = [optimiser.state[part[place]] for optimiser, part in zip(optimisers, parts, strict=True)]
+        if not states[0]:
+            for state, part in zip(states, parts, strict=True):
+                zeros = torch.zeros_like(part[place].detach())
+                state |= {"step": torch.zeros((), device=zeros.device), "exp_avg": zeros, "exp_avg_sq": zeros.clone()}
+        step = states[0]["step"]
+        joint.state[parameter] = {
+            "step": step,
+            **{name: stacked_tensors([state[name] for state in states]) for name in ("exp_avg", "exp_avg_sq")},
+        }
+        for state in states:
+            state["step"] = step
+
+
 def own_copy(module: Module) -> Module:
     """A copy that later training leaves alone, and that holds nothing of other runs."""
     result = copy.deepcopy(module)

@@ -80,11 +80,17 @@ def episodes_of(lengths: Sequence[int], seed: int) -> list[Episode]:
 
 
 def filled_buffer(
-    episodes: Sequence[Episode], history_length: int, *, members: int = 2, holdout: float = 0.2, seed: int = 0
+    episodes: Sequence[Episode],
+    history_length: int,
+    *,
+    members: int = 2,
+    holdout: float = 0.2,
+    seed: int = 0,
+    capacity: int | None = None,
 ) -> EnvironmentBuffer:
-    """A buffer of exactly these episodes, step by step."""
+    """A buffer of exactly these episodes, step by step, with room for no more unless it has another ``capacity``."""
     buffer = EnvironmentBuffer(
-        max(sum(len(episode.rewards) for episode in episodes), 1),
+        capacity or max(sum(len(episode.rewards) for episode in episodes), 1),
         OBSERVATION,
         ACTION,
         history_length=history_length,

@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,11 @@ from tests.m3po.small import TINY_MODEL
 from tests.m3po.test_train import assert_same_runs, resumed_until_killed, without_times
 
 SMALL: dict[str, Any] = {**TINY_MODEL, "total_steps": 180, "epoch_steps": 40, "model_updates": 5}
+PEARL: dict[str, Any] = {"algorithm": "pearl"}
+GRBAL: dict[str, Any] = {
+    "algorithm": "grbal", "layers": 4, "planner_candidates": 8, "planner_horizon": 2, "planner_iterations": 1,
+}  # fmt: skip
+BASELINES = {"pearl": PEARL, "grbal": GRBAL}
 
 
 def config(path: Path, **changes: Any) -> Config:
@@ -87,9 +93,12 @@ def test_killed_between_the_checkpoints_of_two_runs_it_is_resumed_bit_for_bit(
     assert_same(train_seeds(config(tmp_path / "runs", resume=True)), together)
 
 
+@pytest.mark.parametrize("algorithm", [{}, *BASELINES.values()], ids=["m3po", *BASELINES])
 @pytest.mark.parametrize("kills", [pytest.param(10, marks=pytest.mark.slow)])
-def test_killed_at_random_moments_they_end_as_the_undisturbed_ones(kills: int, tmp_path: Path) -> None:
-    changes: dict[str, Any] = {"total_steps": 140 + 40 * kills, "seeds": (4, 0)}
+def test_killed_at_random_moments_they_end_as_the_undisturbed_ones(
+    kills: int, algorithm: dict[str, Any], tmp_path: Path
+) -> None:
+    changes: dict[str, Any] = {"total_steps": 140 + 40 * kills, "seeds": (4, 0), **algorithm}
     whole = train_seeds(config(tmp_path / "whole", **changes))
     changes["checkpoint_minutes"] = 5e-4
     generator = np.random.default_rng(kills)
@@ -101,22 +110,37 @@ def test_killed_at_random_moments_they_end_as_the_undisturbed_ones(kills: int, t
     assert_same(train_seeds(config(path, resume=True, **changes)), whole)
 
 
-def test_interrupted_in_mid_epoch_it_is_resumed_bit_for_bit(
-    together: list[RunDirectory], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def interrupted_at(step: int, monkeypatch: pytest.MonkeyPatch, start: Callable[[], object]) -> None:
+    """What ``start`` begins gets a signal at that step, and stops."""
     collect_step = Group.collect_step
 
     def signalled(self: Group[Any], *, random: bool) -> dict[Any, float]:
-        if self.runs[0].steps == 150:
+        if self.runs[0].steps == step:
             os.kill(os.getpid(), signal.SIGTERM)
         return collect_step(self, random=random)
 
     with monkeypatch.context() as patch:
         patch.setattr(Group, "collect_step", signalled)
         with pytest.raises(Stopped):
-            train_seeds(config(tmp_path / "runs"))
+            start()
+
+
+def test_interrupted_in_mid_epoch_it_is_resumed_bit_for_bit(
+    together: list[RunDirectory], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupted_at(150, monkeypatch, lambda: train_seeds(config(tmp_path / "runs")))
     assert {each.load_checkpoint()["steps"] for each in map(RunDirectory.read, (tmp_path / "runs").iterdir())} == {151}
     assert_same(train_seeds(config(tmp_path / "runs", resume=True)), together)
+
+
+@pytest.mark.parametrize("algorithm", BASELINES.values(), ids=BASELINES)
+def test_baselines_interrupted_in_mid_epoch_are_resumed_bit_for_bit(
+    algorithm: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {"seeds": (4, 0), **algorithm}
+    whole = train_seeds(config(tmp_path / "whole", **changes))
+    interrupted_at(150, monkeypatch, lambda: train_seeds(config(tmp_path / "runs", **changes)))
+    assert_same(train_seeds(config(tmp_path / "runs", resume=True, **changes)), whole)
 
 
 def test_a_seed_that_was_ahead_waits_for_the_others_and_a_new_one_catches_up(

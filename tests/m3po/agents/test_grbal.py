@@ -14,13 +14,13 @@ from torch import Tensor
 
 import m3po.envs  # noqa: F401 (registers the environments)
 from m3po.agents.adaptive_model import AdaptiveModel
-from m3po.agents.grbal import Grbal, PlanningPolicy, reward_function_of
+from m3po.agents.grbal import Grbal, GrbalGroup, PlanningPolicy, reward_function_of
 from m3po.agents.m3po import M3PO
 from m3po.agents.planner import PlannerSettings, plan
 from m3po.agents.rollout import never_terminated
 from m3po.agents.training import training_of
 from m3po.config import Config
-from m3po.data.types import newest
+from m3po.data.types import newest, run_of
 from m3po.foreign.checked_environment import to_environment
 from m3po.foreign.environment import offers_of
 from m3po.train import train
@@ -149,12 +149,20 @@ TINY = small.TINY | {
 }  # fmt: skip
 
 
-def test_an_update_is_adams_step_along_the_meta_gradient() -> None:
-    training = Grbal(Config(run_dir=Path("unused"), **TINY))
+def after_random_steps(*seeds: int) -> tuple[list[Grbal], GrbalGroup]:
+    """Runs with 100 real steps, and their group."""
+    runs = [Grbal(Config(run_dir=Path("unused"), seed=seed, **TINY)) for seed in seeds]
+    group = GrbalGroup(runs)
     for _ in range(100):
-        training.group.collect_step(random=True)
-    training.begin_epoch()
-    batch = training.draw_batch()
+        group.collect_step(random=True)
+    return runs, group
+
+
+def test_an_update_is_adams_step_along_the_meta_gradient() -> None:
+    (training,), group = after_random_steps(0)
+    group.begin_epoch()
+    together = group.drawn_batch()
+    batch = run_of(together, 0)
     assert batch.reward.shape == (10, 4)
     model = training.model
     after = (batch.tokens[:, 3:], batch.reward, batch.used[:, 3:])
@@ -162,7 +170,7 @@ def test_an_update_is_adams_step_along_the_meta_gradient() -> None:
     unadapted = model.losses(model.weights(10), *after).mean()
     gradients = torch.autograd.grad(loss, list(model.parameters()))
     before = [parameter.detach().clone() for parameter in model.parameters()]
-    report = training.update(batch)
+    report = group.update(together)
     assert report["model_loss"].item() == pytest.approx(loss.item(), rel=1e-6)
     assert report["unadapted_model_loss"].item() == pytest.approx(unadapted.item(), rel=1e-6)
     assert loss.item() != pytest.approx(unadapted.item(), rel=1e-4)
@@ -173,24 +181,22 @@ def test_an_update_is_adams_step_along_the_meta_gradient() -> None:
 
 
 def test_the_first_step_after_the_past_is_any_real_step() -> None:
-    training = Grbal(Config(run_dir=Path("unused"), **TINY))
-    for _ in range(100):
-        training.group.collect_step(random=True)
-    splits = torch.cat([training.draw_batch().reward[:, 0] for _ in range(100)])
+    (training,), group = after_random_steps(0)
+    splits = torch.cat([group.drawn_batch().reward[0, :, 0] for _ in range(100)])
     counts = (splits[:, None] == training.environment_buffer.rewards[:100]).sum(dim=0)
     # 1,000 draws of 100 steps: chi-square with 99 degrees of freedom, standard deviation 14.1.
     assert (counts - 10).square().sum() / 10 < 99 + 4 * 14.1
 
 
 def test_the_reach_is_the_seen_range_widened_by_its_width() -> None:
-    training = Grbal(Config(run_dir=Path("unused"), **TINY))
-    for _ in range(100):
-        training.group.collect_step(random=True)
-    training.begin_epoch()
-    buffer = training.environment_buffer
-    outcomes = torch.cat([buffer.observations[:100] + buffer.tokens[:100, -4:], buffer.rewards[:100, None]], dim=1)
-    low, high = outcomes.amin(dim=0), outcomes.amax(dim=0)
-    torch.testing.assert_close(training.reach, torch.stack([2 * low - high, 2 * high - low]))
+    runs, group = after_random_steps(0, 1)
+    group.begin_epoch()
+    for training, reach in zip(runs, group.policy.reach, strict=True):
+        buffer = training.environment_buffer
+        outcomes = torch.cat([buffer.observations[:100] + buffer.tokens[:100, -4:], buffer.rewards[:100, None]], dim=1)
+        low, high = outcomes.amin(dim=0), outcomes.amax(dim=0)
+        torch.testing.assert_close(reach, torch.stack([2 * low - high, 2 * high - low]))
+        assert torch.equal(training.policy.reach, reach)
 
 
 def test_a_training_interrupted_within_an_epoch_is_the_uninterrupted_one() -> None:

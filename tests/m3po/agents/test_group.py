@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from m3po.agents.grbal import Grbal
+from m3po.agents.adaptive_model import AdaptiveModel
+from m3po.agents.grbal import PlanningPolicy
 from m3po.agents.loop import TrainingLoop
 from m3po.agents.m3po import M3PO
-from m3po.agents.pearl import Pearl
+from m3po.agents.pearl import LatentEncoder, LatentPolicy
+from m3po.agents.planner import PlannerSettings
 from m3po.agents.rollout import left_over, model_steps
+from m3po.agents.training import training_of
 from m3po.config import Config
 from m3po.data.replay_buffer import EnvironmentBuffers, ModelBuffer, ModelBuffers
 from m3po.data.types import Transitions, run_of, side_by_side
@@ -25,7 +29,14 @@ from m3po.networks.model import EnsembleModel
 from m3po.networks.policy import GaussianPolicy, HistoryPolicy
 from m3po.networks.run_axis import own_copy, stacked
 from m3po.runs.health import DivergenceError
-from tests.m3po.small import ACTION, CPU, OBSERVATION, TINY, TINY_MODEL, episodes_of, filled_buffer
+from tests.m3po.small import ACTION, CPU, OBSERVATION, TINY_MODEL, episodes_of, filled_buffer
+
+PEARL: dict[str, Any] = {"algorithm": "pearl"}
+GRBAL: dict[str, Any] = {
+    "algorithm": "grbal", "planner_candidates": 20, "planner_horizon": 3, "planner_iterations": 2,
+    "adaptation_steps": 4, "env_options": '{"max_episode_steps": 25}',
+}  # fmt: skip
+ALGORITHMS = pytest.mark.parametrize("algorithm", [{}, PEARL, GRBAL], ids=["m3po", "pearl", "grbal"])
 
 
 def config(seed: int, **changes: Any) -> Config:
@@ -81,16 +92,29 @@ def _float64() -> Iterator[None]:
         {"algorithm": "m3po-full"},
         {"history_length": 0},
         {"critics": "batch-norm", "model_share": 0.5},
+        PEARL,
+        {**PEARL, "critics": "batch-norm"},
+        GRBAL,
     ],
-    ids=["plain", "own encoder", "longer rollouts, real data, limited moves", "full", "memoryless", "batch norm"],
+    ids=[
+        "plain",
+        "own encoder",
+        "longer rollouts, real data, limited moves",
+        "full",
+        "memoryless",
+        "batch norm",
+        "pearl",
+        "pearl, batch norm",
+        "grbal",
+    ],
 )
 def test_each_of_five_runs_is_the_one_trained_alone_to_rounding_and_its_draws_exactly(changes: dict[str, Any]) -> None:
     """60 updates of the agents and 40 of the models; seeds in no order."""
     seeds, settings = (3, 0, 7, 1, 2), {"total_steps": 130, "epoch_steps": 15, **changes}
-    together = [M3PO(config(seed, **settings)) for seed in seeds]
+    together = [training_of(config(seed, **settings)) for seed in seeds]
     rows = to_the_end(together)
     for run, found, seed in zip(together, rows, seeds, strict=True):
-        alone = M3PO(config(seed, **settings))
+        alone = training_of(config(seed, **settings))
         (expected,) = to_the_end([alone])
         assert len(found) == len(expected) == 2
         for here, there in zip(found, expected, strict=True):
@@ -101,49 +125,54 @@ def test_each_of_five_runs_is_the_one_trained_alone_to_rounding_and_its_draws_ex
             assert torch.equal(own, other)
 
 
-def test_another_seed_beside_it_changes_nothing_that_a_run_draws() -> None:
-    pairs = [[M3PO(config(seed, total_steps=120, epoch_steps=20)) for seed in seeds] for seeds in ((0, 1), (0, 5))]
-    for pair in pairs:
-        to_the_end(pair)
-    (first, second), (same, other) = pairs
-    assert torch.equal(first.generator.get_state(), same.generator.get_state())
-    assert torch.equal(first.environment_buffer.observations, same.environment_buffer.observations)
-    assert not torch.equal(second.environment_buffer.observations, other.environment_buffer.observations)
+@ALGORITHMS
+def test_other_seeds_beside_it_change_nothing_that_a_run_draws(algorithm: dict[str, Any]) -> None:
+    changes = {"total_steps": 120, "epoch_steps": 20, **algorithm}
+    trios = [[training_of(config(seed, **changes)) for seed in seeds] for seeds in ((0, 1, 2), (5, 1, 7))]
+    for trio in trios:
+        to_the_end(trio)
+    (first, second, _), (other, same, _) = trios
+    assert torch.equal(second.generator.get_state(), same.generator.get_state())
+    assert torch.equal(second.environment_buffer.observations, same.environment_buffer.observations)
+    assert not torch.equal(first.environment_buffer.observations, other.environment_buffer.observations)
 
 
-@pytest.mark.parametrize(("kind", "algorithm"), [(Pearl, "pearl"), (Grbal, "grbal")])
-def test_baselines_run_side_by_side_bit_for_bit(kind: type[TrainingLoop], algorithm: str) -> None:
-    changes: dict[str, Any] = {
-        **TINY, "algorithm": algorithm, "total_steps": 130, "epoch_steps": 15, "rollout_interval": 5,
-        "planner_candidates": 20,
-        "planner_horizon": 3, "planner_iterations": 1,
-    }  # fmt: skip
-    runs = [kind(Config(run_dir=Path("unused"), seed=seed, **changes)) for seed in (0, 1)]
-    rows = to_the_end(runs)
-    for run, found in zip(runs, rows, strict=True):
-        alone = kind(Config(run_dir=Path("unused"), seed=run.config.seed, **changes))
-        (expected,) = to_the_end([alone])
-        assert [numbers(row) for row in found] == [numbers(row) for row in expected]
-        for own, other in zip(tensors_in(run.state()), tensors_in(alone.state()), strict=True):
-            assert torch.equal(own, other)
+@pytest.mark.parametrize(
+    ("algorithm", "lost", "loss"),
+    [({}, "critics", "critic_loss"), (PEARL, "critics", "critic_loss"), (GRBAL, "model", "model_loss")],
+    ids=["m3po", "pearl", "grbal"],
+)
+def test_a_run_whose_numbers_are_lost_stops_and_the_others_go_on(
+    algorithm: dict[str, Any], lost: str, loss: str
+) -> None:
+    changes = {"total_steps": 130, "epoch_steps": 15, **algorithm}
 
+    def at_step_105(*seeds: int) -> list[TrainingLoop]:
+        """Runs side by side, of which that of seed 1 is about to lose its numbers."""
+        runs = [training_of(config(seed, **changes)) for seed in seeds]
+        group = runs[0].side_by_side(runs)
+        while runs[0].steps < 105:
+            group.advance()
+        state = runs[seeds.index(1)].learned_state()
+        part = state["networks"]["critics"] if lost == "critics" else state["model"]
+        with torch.no_grad():
+            next(value for name, value in part.items() if name.endswith("weight")).fill_(math.nan)
+        return runs
 
-def test_a_run_whose_numbers_are_lost_stops_and_the_others_go_on() -> None:
-    runs = [M3PO(config(seed, total_steps=130, epoch_steps=15)) for seed in (0, 1, 2)]
-    group = M3PO.side_by_side(runs)
-    while runs[0].steps < 105:
-        group.advance()
-    with torch.no_grad():
-        next(runs[1].agent.critics.parameters()).fill_(math.nan)
+    runs = at_step_105(0, 1, 2)
+    group = runs[0].group
     rows: dict[Any, dict[str, Any]] = {}
     while not group.finished:
         rows |= group.advance()
     assert group.runs == [runs[0], runs[2]]
     assert list(group.failed) == [runs[1]]
-    assert "critic_loss is nan in update 1 of 2 at real step 106" in str(group.failed[runs[1]])
+    told = str(group.failed[runs[1]])
+    assert f"{loss} is nan in update 1 of 2 at real step 106; its batch of" in told
+    with pytest.raises(DivergenceError, match=re.escape(told)):  # its own batch, then
+        at_step_105(1)[0].advance()
     assert runs[1].steps == 106
     for run, seed in ((runs[0], 0), (runs[2], 2)):
-        alone = M3PO(config(seed, total_steps=130, epoch_steps=15))
+        alone = training_of(config(seed, **changes))
         (expected,) = to_the_end([alone])
         assert numbers(rows[run]) == pytest.approx(numbers(expected[-1]), rel=1e-3, abs=1e-3)
         assert torch.equal(run.generator.get_state(), alone.generator.get_state())
@@ -179,16 +208,17 @@ def test_runs_that_have_not_come_equally_far_are_refused() -> None:
         M3PO.side_by_side(runs)
 
 
-def test_a_run_leaves_its_group_as_it_was_and_goes_on_alone() -> None:
+@ALGORITHMS
+def test_a_run_leaves_its_group_as_it_was_and_goes_on_alone(algorithm: dict[str, Any]) -> None:
     """Its parameters are views of the group's until then, and what it saves holds nothing of the others."""
-    changes: dict[str, Any] = {"total_steps": 140, "epoch_steps": 20}
-    runs = [M3PO(config(seed, **changes)) for seed in (0, 1, 2)]
-    group = M3PO.side_by_side(runs)
+    changes: dict[str, Any] = {"total_steps": 140, "epoch_steps": 20, **algorithm}
+    runs = [training_of(config(seed, **changes)) for seed in (0, 1, 2)]
+    group = runs[0].side_by_side(runs)
     while runs[0].steps < 127:
         group.advance()
     state = copy.deepcopy(runs[1].state())
     assert all(each.untyped_storage().nbytes() == each.nbytes for each in tensors_in(state))
-    alone = M3PO(config(1, **changes))
+    alone = training_of(config(1, **changes))
     alone.load_state(state)
     assert alone.collection.resume_episode()
     rows = []
@@ -260,6 +290,57 @@ def test_densities_and_expected_rewards_of_runs_are_those_of_each() -> None:
         for name, value in vars(part.encoder.transitions(buffer.segments(indices[run]))).items():
             torch.testing.assert_close(getattr(encoded, name)[run], value)
         assert torch.equal(together.weights(indices)[run], buffer.member_weights[indices[run]].T)
+
+
+def test_stretches_of_runs_are_those_of_each() -> None:
+    buffers = [filled_buffer(episodes_of([9 - 2 * run, 5], seed=run), 3, capacity=16) for run in range(3)]
+    indices = torch.tensor([[0, 13, 8], [4, 11, 7], [5, 9, 0]])
+    together = EnvironmentBuffers(buffers).stretches(indices, 4, 3)
+    for run, buffer in enumerate(buffers):
+        for name, value in vars(buffer.stretches(indices[run], 4, 3)).items():
+            assert torch.equal(getattr(run_of(together, run), name), value)
+
+
+def latent_policies(count: int) -> list[LatentPolicy]:
+    encoders = [LatentEncoder(OBSERVATION, ACTION, 3, 2, 8, 1) for _ in range(count)]
+    return [LatentPolicy(each, GaussianPolicy(each.feature_size, ACTION, 8, 1)) for each in encoders]
+
+
+def planning_policies(count: int) -> list[PlanningPolicy]:
+    models = [AdaptiveModel(OBSERVATION, ACTION, 8, 2) for _ in range(count)]
+    settings = PlannerSettings(20, 3, 2)
+    ends = [torch.tensor([[-0.1], [0.1]]).repeat(1, OBSERVATION + 1) * (5 + run) for run in range(count)]
+    return [
+        PlanningPolicy(model, settings, 0.5, 3, reach, None, lambda observation: observation[..., 0] > 0.4)
+        for model, reach in zip(models, ends, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("kind", ["latent", "planning"])
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_policies_of_runs_act_at_many_windows_as_each_alone(kind: str, deterministic: bool) -> None:
+    """In units that differ from run to run."""
+    buffers = buffers_of(3)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        alone: list[Any] = latent_policies(3) if kind == "latent" else planning_policies(3)
+    for run, (policy, buffer) in enumerate(zip(alone, buffers, strict=True)):
+        tokens = (run + 1) * buffer.tokens[: buffer.size] + run
+        if kind == "latent":
+            policy.encoder.fit(tokens)
+        else:
+            policy.model.fit(tokens, buffer.rewards[: buffer.size])
+    windows = EnvironmentBuffers(buffers).windows(torch.arange(12).expand(3, 12))
+    expected = [
+        policy.act(run_of(windows, run), torch.Generator().manual_seed(run), deterministic=deterministic)
+        for run, policy in enumerate(alone)
+    ]
+    together = type(alone[0]).of_runs(alone)
+    generators = [torch.Generator().manual_seed(run) for run in range(3)]
+    found = together.act(windows, generators, deterministic=deterministic)
+    for place, values in enumerate(found):
+        assert values.shape == (3, 12, ACTION)
+        torch.testing.assert_close(values, torch.stack([each[place] for each in expected]), rtol=1e-4, atol=1e-5)
 
 
 def test_rollouts_that_end_at_different_steps_are_those_of_each_run() -> None:

@@ -13,17 +13,20 @@ from scipy import integrate, stats
 from torch import Tensor
 
 from m3po.agents.pearl import (
+    CHUNK,
     LatentEncoder,
     LatentPolicy,
     Pearl,
+    PearlGroup,
+    chunk_starts,
     divergence_from_prior,
-    drawn_chunks,
     latent_transitions,
     product_of_gaussians,
 )
 from m3po.agents.sac import critic_loss, soft_target
 from m3po.config import Config
-from m3po.data.types import Stretches
+from m3po.data.replay_buffer import EnvironmentBuffer, drawn
+from m3po.data.types import Stretches, side_by_side
 from m3po.networks.policy import GaussianPolicy
 from m3po.train import train
 from tests.m3po import small
@@ -40,18 +43,29 @@ def encoder(seed: int = 0) -> LatentEncoder:
     return built
 
 
-def training_of(kl_weight: float) -> Pearl:
+def training_of(kl_weight: float) -> tuple[Pearl, PearlGroup]:
     """On the point mass, after 30 random steps."""
     changes: dict[str, Any] = {"kl_weight": kl_weight, "learning_rate": 1e-2, "batch_size": 64}
     built = Pearl(Config(run_dir=Path("unused"), **TINY | changes))
+    group = PearlGroup([built])
     for _ in range(30):
-        built.group.collect_step(random=True)
-    built.begin_epoch()
-    return built
+        group.collect_step(random=True)
+    group.begin_epoch()
+    return built, group
+
+
+def drawn_chunks(buffer: EnvironmentBuffer, count: int, generator: torch.Generator) -> Stretches:
+    """Of one run."""
+    return buffer.stretches(drawn(chunk_starts(buffer), count, generator), buffer.history_length, CHUNK)
 
 
 def chunks_from(training: Pearl) -> Stretches:
     return drawn_chunks(training.environment_buffer, 16, torch.Generator().manual_seed(0))
+
+
+def updated(group: PearlGroup, chunks: Stretches) -> dict[str, Tensor]:
+    """What an update of a run on its own reports."""
+    return {name: value[0] for name, value in group.update(side_by_side([chunks])).items()}
 
 
 def test_the_product_of_gaussians_is_the_normalised_product_of_densities() -> None:
@@ -161,7 +175,7 @@ def chunks_of(count: int = 16) -> Stretches:
 def test_both_ends_of_a_transition_share_z_and_only_the_first_teaches_the_encoder() -> None:
     built, chunks = encoder(), chunks_of()
     used = chunks.used[:, LIMIT:]
-    batch, _ = latent_transitions(built, chunks, torch.Generator().manual_seed(1))
+    batch, _, _ = latent_transitions(built, chunks, torch.Generator().manual_seed(1))
     latent, following = batch.features[:, OBSERVATION:], batch.next_features[:, OBSERVATION:]
     torch.testing.assert_close(latent, following, rtol=0, atol=0)
     assert latent.requires_grad
@@ -177,12 +191,23 @@ def test_both_ends_of_a_transition_share_z_and_only_the_first_teaches_the_encode
     torch.testing.assert_close(batch.action, step[:, OBSERVATION:-OBSERVATION])
 
 
+def test_an_epoch_begins_with_the_units_of_all_real_steps_and_the_learning_rate_of_its_step() -> None:
+    built, group = training_of(kl_weight=0.1)
+    tokens = built.environment_buffer.tokens[:30]
+    torch.testing.assert_close(group.encoder.token_normaliser.mean[0], tokens.mean(dim=0))
+    torch.testing.assert_close(built.encoder.observation_normaliser.std, tokens[:, :4].std(dim=0, correction=0))
+    for agent in (group.agent, built.agent):
+        for optimiser in agent.optimisers().values():
+            (parameters,) = optimiser.param_groups
+            assert parameters["lr"] == pytest.approx(1e-2 * (1 - 0.9 * 30 / 260))
+
+
 def test_an_update_descends_the_critics_loss_plus_the_weighted_divergence() -> None:
     """The encoder's gradient by autograd of the whole loss, written out, and Adam's first step along it."""
-    built = training_of(kl_weight=0.7)
+    built, group = training_of(kl_weight=0.7)
     chunks, noise = chunks_from(built), built.generator.get_state()
     used = chunks.used[:, LIMIT:]
-    batch, divergence = latent_transitions(built.encoder, chunks, built.generator)
+    batch, divergence, _ = latent_transitions(built.encoder, chunks, built.generator)
     mean, variance = (values[used] for values in built.encoder.posteriors(chunks))
     torch.testing.assert_close(divergence, divergence_from_prior(mean, variance).mean())
     assert batch.reward.shape == (int(used.sum()),)
@@ -193,20 +218,22 @@ def test_an_update_descends_the_critics_loss_plus_the_weighted_divergence() -> N
     gradients = torch.autograd.grad(loss, parameters)
     before = [parameter.detach().clone() for parameter in parameters]
     built.generator.set_state(noise)
-    report = built.update(chunks)
+    report = updated(group, chunks)
     assert report["kl_penalty"].item() == pytest.approx(0.7 * divergence.item(), rel=1e-5)
-    for parameter, old, gradient in zip(parameters, before, gradients, strict=True):
-        torch.testing.assert_close(first_gradient(agent.critic_optimiser, parameter), gradient, rtol=1e-4, atol=1e-7)
+    for parameter, old in zip(parameters, before, strict=True):
         assert not torch.equal(parameter, old)
+    for parameter, gradient in zip(group.encoder.parameters(), gradients, strict=True):
+        found = first_gradient(group.agent.critic_optimiser, parameter)[0]
+        torch.testing.assert_close(found, gradient, rtol=1e-4, atol=1e-7)
 
 
 def test_the_penalty_alone_drives_the_posterior_to_the_prior() -> None:
     """With a large weight the divergence falls; with none it does not matter to the update."""
-    heavy = training_of(kl_weight=100.0)
+    heavy, group = training_of(kl_weight=100.0)
     chunks = chunks_from(heavy)
-    first = heavy.update(chunks)["kl_penalty"]
+    first = updated(group, chunks)["kl_penalty"]
     for _ in range(60):
-        last = heavy.update(chunks)["kl_penalty"]
+        last = updated(group, chunks)["kl_penalty"]
     assert last < 0.3 * first
 
 

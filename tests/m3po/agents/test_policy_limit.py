@@ -126,7 +126,7 @@ def test_every_epoch_of_a_limited_run_stays_within_the_limit(tmp_path: Path) -> 
 def test_a_run_is_taken_back_to_the_limit_where_the_penalty_is_not_enough(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(MovePenalty, "__call__", lambda self, policy, features: 0 * features.sum())
+    monkeypatch.setattr(MovePenalty, "__call__", lambda self, policy, features, valid: 0 * features.sum())
     settings = {"updates_per_step": 2, "learning_rate": 5e-3, "total_steps": 200}
     for row in rows_of(training(tmp_path, move_limit=0.05, **settings)):
         assert row["move"] <= 0.05 < row["move_wanted"]

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from m3po.agents.agent_data import OwnEncodings
+from m3po.agents.policy_limit import MovePenalty
 from m3po.agents.sac import (
     SoftActorCritic,
     SoftActorCriticSettings,
@@ -22,7 +23,7 @@ from m3po.agents.sac import (
     temperature_loss,
 )
 from m3po.data.replay_buffer import ModelBuffer, ModelBuffers
-from m3po.data.types import Segments, Transitions
+from m3po.data.types import Segments, Transitions, rows_of, side_by_side
 from m3po.networks.policy import GaussianPolicy
 from m3po.networks.stacked import StackedMLP
 from tests.m3po.small import (
@@ -387,3 +388,50 @@ def test_an_encoder_of_its_own_is_part_of_the_checkpoint_and_of_the_critics_opti
     (group,) = built.critic_optimiser.param_groups
     learned = {id(parameter) for parameter in group["params"]}
     assert learned == {id(each) for module in (built.critics, data.encoder) for each in module.parameters()}
+
+
+def test_batches_of_runs_that_are_not_equally_long_teach_each_what_its_own_would() -> None:
+    """What fills them up takes no part, and no random numbers are drawn for it."""
+
+    def agents() -> list[SoftActorCritic]:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            networks = [(GaussianPolicy(3, ACTION, 8, 1), StackedMLP(2, 3 + ACTION, 8, 1, 1)) for _ in range(2)]
+        penalties = [MovePenalty(copy.deepcopy(network), 0.1) for network, _ in networks]
+        for penalty in penalties:
+            torch.nn.init.constant_(output_layer(penalty.reference.network).bias, 0.3)
+        return [
+            SoftActorCritic(*pair, SETTINGS, 0.3, move_penalty=penalty)
+            for pair, penalty in zip(networks, penalties, strict=True)
+        ]
+
+    def noise(seed: int) -> torch.Generator:
+        return torch.Generator().manual_seed(seed)
+
+    source, whole = noise(9), []
+    for _ in range(2):
+        rows = torch.randn(12, 3 + ACTION + 1 + 3, generator=source).split((3, ACTION, 1, 3), dim=1)
+        whole.append(Transitions(rows[0], rows[1].tanh(), rows[2][:, 0], rows[3], torch.ones(12)))
+    counts = (12, 7)
+    own = [rows_of(each, slice(count)) for each, count in zip(whole, counts, strict=True)]
+    for value in vars(whole[1]).values():
+        value[7:] = 1e3
+    valid = torch.arange(12) < torch.tensor(counts)[:, None]
+
+    joined, alone = agents(), agents()
+    group = SoftActorCritic.of_runs(joined)
+    generators = [noise(run) for run in range(2)]
+    together = group.update(side_by_side(whole), generators, valid=valid)
+    for run in range(2):
+        generator = noise(run)
+        expected = alone[run].update(own[run], generator)
+        for name, value in together.items():
+            torch.testing.assert_close(value[run], expected[name], rtol=1e-5, atol=1e-6, msg=name)
+        assert torch.equal(generators[run].get_state(), generator.get_state())
+        for name, module in joined[run].modules().items():
+            for value, other in zip(module.parameters(), alone[run].modules()[name].parameters(), strict=True):
+                torch.testing.assert_close(value, other, rtol=0, atol=1e-6, msg=name)
+        penalties = [each[run].move_penalty for each in (joined, alone)]
+        assert penalties[0] is not None
+        assert penalties[1] is not None
+        torch.testing.assert_close(penalties[0].log_weight, penalties[1].log_weight)

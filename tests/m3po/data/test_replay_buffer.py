@@ -209,11 +209,11 @@ def test_segments_hold_the_window_and_the_step_after_it(lengths: list[int], hist
     assert segments.not_terminal.tolist() == [0.0 if index % 3 == 0 else 1.0 for index in indices.tolist()]
 
 
-@given(EPISODE_LENGTHS, st.integers(0, 4), st.integers(1, 4), st.integers(0, 1000))
+@given(EPISODE_LENGTHS, st.integers(0, 4), st.integers(1, 4), st.integers(0, 1000), st.integers(0, 2))
 def test_stretches_are_the_steps_around_a_step_within_its_episode(
-    lengths: list[int], past: int, following: int, seed: int
+    lengths: list[int], past: int, following: int, seed: int, room: int
 ) -> None:
-    buffer = filled_buffer(episodes_of(lengths, seed), history_length=2, seed=seed)
+    buffer = filled_buffer(episodes_of(lengths, seed), history_length=2, seed=seed, capacity=sum(lengths) + room)
     buffer.terminated[::3] = True
     stretches = buffer.stretches(torch.arange(buffer.size), past, following)
     assert stretches.tokens.shape[:2] == stretches.used.shape == (buffer.size, past + following)
