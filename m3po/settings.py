@@ -143,8 +143,8 @@ class ModelSettings:
     rectified: relu, as in the sources (and in the baselines, always); critics of them do not overestimate where much
     real data is reused, as in m3po-h or with long training."""
     model_units: Literal["gated", "swish"] = "gated"
-    """Hidden units of the members of M3PO's model. gated: swish(u) * v. swish: as in the paper; half the work in layers
-    of the same size, and tasks are recognised more slowly."""
+    """Hidden units of the members of M3PO's model. gated: swish(u) * v. swish: as in the paper, and half the work in
+    layers of the same size. The encoder of histories is gated either way."""
     model_width: Units | None = None
     """Units per hidden layer of each member; --width when not given."""
     model_layers: Annotated[int, Within(1, 100)] | None = None

@@ -16,8 +16,8 @@ from m3po.agents.agent_data import OwnEncodings, StoredEncodings
 from m3po.agents.sac import SoftActorCritic, SoftActorCriticSettings
 from m3po.config import Config
 from m3po.data.replay_buffer import EnvironmentBuffer, ModelBuffer, ModelBuffers
-from m3po.data.types import Segments, Transitions
-from m3po.flag_checks import Count, Members, Steps, Threads, Units, Within, check_fields
+from m3po.data.types import Segments, Transitions, token_of
+from m3po.flag_checks import Count, Items, Members, Steps, Threads, Units, Within, check_fields
 from m3po.foreign.environment import make_environment
 from m3po.networks.context_encoder import ContextEncoder
 from m3po.networks.model import EnsembleModel
@@ -54,6 +54,10 @@ class BenchmarkConfig:
     """MuJoCo environment for stepping and for the loop's split of time."""
     loop_steps: Steps = 200
     """Real steps of the loop whose time is split, after 300 random ones."""
+    runs: Annotated[tuple[Count, ...], Items(different=True)] = (1, 2, 5, 12, 36)
+    """Numbers of runs that are updated side by side."""
+    vector_envs: Count = 64
+    """HalfCheetahFwdBwd side by side in a vector environment."""
     seconds: Annotated[float, Within(0, 3600, without=(0, 3600))] = 1.0
     """Time per contender and round; five rounds, the fastest counts."""
     threads: Threads = 1
@@ -67,30 +71,42 @@ class BenchmarkConfig:
         check_fields(self)
 
 
-def mlp_operations(inputs: int, width: int, layers: int, outputs: int) -> list[float]:
-    """Floating-point operations per row of each matrix product of a gated network."""
+def mlp_operations(inputs: int, width: int, layers: int, outputs: int, *, gated: bool = True) -> list[float]:
+    """Floating-point operations per row of each matrix product of a network."""
     sizes = [inputs] + [width] * layers
-    hidden = [2.0 * a * 2 * b for a, b in pairwise(sizes)]
+    hidden = [2.0 * a * (2 * b if gated else b) for a, b in pairwise(sizes)]
     return [*hidden, 2.0 * sizes[-1] * outputs]
+
+
+def agent_operations(
+    features: int, action: int, width: int, layers: int, *, learned: int = 0, gated: bool = True
+) -> float:
+    """Operations per row of the matrix products that policy, critics and targets cannot do without in an update.
+
+    A network costs once its products forward, once more for its weights' gradients and once for its inputs'; the
+    gradient of what nobody trains is not needed.
+
+    Args:
+        learned: how many of the features the critics' loss trains.
+    """
+    critic = mlp_operations(features + action, width, layers, 1, gated=gated)
+    policy = mlp_operations(features, width, layers, 2 * action, gated=gated)
+    first = critic[0] / (features + action)  # per input of the first layer
+    critics_learn = 2 * (2 * sum(critic) + sum(critic[1:]) + first * learned)
+    targets = 2 * sum(critic) + sum(policy)
+    policy_learns = 2 * sum(policy) + sum(policy[1:]) + 2 * (sum(critic) + sum(critic[1:]) + first * action)
+    return critics_learn + targets + policy_learns
 
 
 def update_operations(config: BenchmarkConfig, *, own_encoder: bool) -> float:
     """Operations of the matrix products that one soft actor-critic update cannot do without.
 
-    A network costs once its products forward, once more for its weights' gradients and once for its inputs'; the
-    gradient of what nobody trains is not needed. With its own encoder the update scans both windows and learns through
-    the first; tokens are embedded once.
+    With its own encoder the update scans both windows and learns through the first; tokens are embedded once.
     """
     observation, action, steps = config.observation_size, config.action_size, config.history_length
     context = config.context_size
-    features = observation + context
-    critic = mlp_operations(features + action, config.width, config.layers, 1)
-    policy = mlp_operations(features, config.width, config.layers, 2 * action)
-    first = critic[0] / (features + action)  # per input of the first layer
-    critics_learn = 2 * (2 * sum(critic) + sum(critic[1:])) + (2 * first * context if own_encoder else 0)
-    targets = 2 * sum(critic) + sum(policy)
-    policy_learns = 2 * sum(policy) + sum(policy[1:]) + 2 * (sum(critic) + sum(critic[1:]) + first * action)
-    total = critics_learn + targets + policy_learns
+    learned = context if own_encoder else 0
+    total = agent_operations(observation + context, action, config.width, config.layers, learned=learned)
     if own_encoder:
         embed, gates, recurrence = 2.0 * (2 * observation + action) * 2 * context, 6.0 * context**2, 6.0 * context**2
         forward = (steps + 1) * (embed + gates) + 2 * steps * recurrence
@@ -112,6 +128,27 @@ class Parts:
     generator: torch.Generator
 
 
+def random_buffer(
+    observation_size: int, action_size: int, *, history_length: int, members: int, device: torch.device
+) -> EnvironmentBuffer:
+    """D_env, full: 10 episodes of 500 steps with random numbers, of which a tenth are held out."""
+    steps = 5000
+    buffer = EnvironmentBuffer(
+        steps, observation_size, action_size, history_length=history_length, members=members, holdout=0.1, device=device
+    )
+    draws = torch.Generator().manual_seed(1)
+    observations = torch.randn(steps + 1, observation_size, generator=draws)
+    actions = 2 * torch.rand(steps, action_size, generator=draws) - 1
+    buffer.observations.copy_(observations[:-1])
+    buffer.tokens.copy_(token_of(observations[:-1], actions, observations[1:]))
+    buffer.rewards.copy_(torch.randn(steps, generator=draws))
+    buffer.first.copy_(torch.arange(steps) // 500 * 500)
+    buffer.member_weights.copy_(torch.poisson(torch.ones(steps, members), generator=draws))
+    buffer.held_out.copy_(torch.arange(steps) % 10 == 0)
+    buffer.size = steps
+    return buffer
+
+
 def build(config: BenchmarkConfig, device: torch.device) -> Parts:
     """Everything ours that is timed."""
     torch.manual_seed(0)
@@ -131,32 +168,21 @@ def build(config: BenchmarkConfig, device: torch.device) -> Parts:
 
     trained = ContextEncoder(*sizes).to(device)
     own, stored = OwnEncodings(agent(trained), trained, unused()), StoredEncodings(agent(None), encoder, unused())
-    buffer = EnvironmentBuffer(
-        5000,
-        observation_size,
-        action_size,
-        history_length=config.history_length,
-        members=config.ensemble_size,
-        holdout=0.1,
-        device=device,
+    buffer = random_buffer(
+        observation_size, action_size, history_length=config.history_length, members=config.ensemble_size, device=device
     )
-    draws = torch.Generator().manual_seed(1)
-    observations = torch.randn(5001, observation_size, generator=draws).to(device)
-    actions = (2 * torch.rand(5000, action_size, generator=draws) - 1).to(device)
-    for index in range(5000):
-        buffer.add(
-            observations[index],
-            actions[index],
-            float(index % 7),
-            observations[index + 1],
-            terminated=False,
-            starts_episode=index % 500 == 0,
-            generator=draws,
-        )
     segments = buffer.segments(torch.arange(100, 100 + config.batch_size, device=device) % 5000)
     with torch.no_grad():
         transitions = encoder.transitions(segments)
     return Parts(encoder, model, own, stored, segments, transitions, buffer, torch.Generator(device).manual_seed(2))
+
+
+def model_settings(config: BenchmarkConfig, updates: int = 20) -> Config:
+    """The model's training: so many gradient steps, whatever the held-out data say."""
+    return Config(
+        run_dir=Path("unused"), history_length=config.history_length, model_batch_size=config.batch_size,
+        model_updates=updates, model_patience=10**6, ensemble_size=config.ensemble_size,
+    )  # fmt: skip
 
 
 def mujoco_environment(env_id: str) -> gym.Env[Any, Any]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import platform
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,45 +16,31 @@ import mujoco
 import torch
 from tqdm import tqdm
 
-from analysis.speed.contenders import BenchmarkConfig, Parts, build, loop_config, mujoco_environment, update_operations
+from analysis.speed.contenders import (
+    BenchmarkConfig,
+    Parts,
+    build,
+    loop_config,
+    model_settings,
+    mujoco_environment,
+    update_operations,
+)
+from analysis.speed.memory import LARGEST, bytes_per_sample
+from analysis.speed.peers import measure_peers
+from analysis.speed.rates import ROUNDS, rates, synchronised
 from analysis.speed.reference import PlainActorCritic, PlainBatch, PlainEnsemble
+from analysis.speed.side_by_side import measure_runs
+from analysis.speed.vector_steps import BODIES, measure
 from m3po.agents.loop import choose_device
 from m3po.agents.m3po import M3PO
 from m3po.agents.model_training import train_model
 from m3po.agents.rollout import model_steps
-from m3po.config import Config
 from m3po.data.types import Segments
 from m3po.networks.policy import HistoryPolicy
 from m3po.runs.allocation import keep_freed_memory
 
-ROUNDS = 5
-
-
-def rates(contenders: Mapping[str, Callable[[], object]], seconds: float, progress: tqdm[Any]) -> dict[str, float]:
-    """Calls per second of each function, its fastest of ``ROUNDS`` alternating rounds."""
-    best = dict.fromkeys(contenders, 0.0)
-    for function in contenders.values():
-        function()
-    for _ in range(ROUNDS):
-        for name, function in contenders.items():
-            calls, began = 0, time.perf_counter()
-            while calls == 0 or time.perf_counter() - began < seconds:
-                function()
-                calls += 1
-            best[name] = max(best[name], calls / (time.perf_counter() - began))
-        progress.update()
-    return best
-
-
-def synchronised(function: Callable[[], object], device: torch.device) -> Callable[[], None]:
-    """``function``, returning only when the device has done its work."""
-
-    def call() -> None:
-        function()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-
-    return call
+# Far more than a cache holds.
+COPIED_BYTES = 1 << 28
 
 
 def measure_updates(config: BenchmarkConfig, parts: Parts, device: torch.device, progress: tqdm[Any]) -> dict[str, Any]:
@@ -115,10 +101,7 @@ def measure_model_training(
     config: BenchmarkConfig, parts: Parts, device: torch.device, progress: tqdm[Any]
 ) -> dict[str, Any]:
     """Real transitions per second through a gradient step of all members."""
-    settings = Config(
-        run_dir=Path("unused"), history_length=config.history_length, model_batch_size=config.batch_size,
-        model_updates=20, model_patience=10**6, ensemble_size=config.ensemble_size,
-    )  # fmt: skip
+    settings = model_settings(config)
     optimiser = torch.optim.AdamW(parts.model.parameters(), lr=1e-4, fused=True)
     plain = PlainEnsemble(
         config.ensemble_size, config.observation_size, config.action_size, config.context_size, config.width,
@@ -172,17 +155,10 @@ def measure_stepping(config: BenchmarkConfig, progress: tqdm[Any]) -> dict[str, 
     return {"per_second": found}
 
 
-class UnmeasuredTraining(M3PO):
-    """The training without the measurements at the end of its epochs."""
-
-    def measure(self) -> dict[str, Any]:
-        return {}
-
-
 def measure_loop(config: BenchmarkConfig, progress: tqdm[Any]) -> dict[str, Any]:
     """Seconds by activity of one epoch of the training, without the measuring at its end."""
     with tempfile.TemporaryDirectory() as folder:
-        training = UnmeasuredTraining(loop_config(config, Path(folder) / "run"))
+        training = M3PO(loop_config(config, Path(folder) / "run"))
         while training.steps < 300:
             training.advance()
         training.group.hand_out()
@@ -191,7 +167,7 @@ def measure_loop(config: BenchmarkConfig, progress: tqdm[Any]) -> dict[str, Any]
         row: dict[str, Any] | None = None
         while row is None:
             row = training.advance()
-        whole = time.perf_counter() - began
+        whole = time.perf_counter() - began - row["measure_seconds"]
         progress.update()
     seconds = {
         name: row.get(f"{name}_seconds", 0.0) for name in ("update", "model", "environment", "rollout", "acting")
@@ -217,6 +193,22 @@ def measure_matrix_rate(config: BenchmarkConfig, device: torch.device, progress:
     return best
 
 
+def measure_copying(config: BenchmarkConfig, device: torch.device, progress: tqdm[Any]) -> float:
+    """The machine's other limit: bytes per second that are read and written again, of a block beyond the caches."""
+    block = torch.zeros(COPIED_BYTES, dtype=torch.uint8, device=device)
+    other = torch.empty_like(block)
+    found = rates({"": synchronised(partial(other.copy_, block), device)}, config.seconds / 5, progress)
+    return 2.0 * COPIED_BYTES * found[""]
+
+
+def measure_vector(config: BenchmarkConfig, progress: tqdm[Any]) -> dict[str, Any]:
+    """Steps per second of bodies side by side, on one thread and on every one that there is."""
+    threads = sorted({1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1})
+    found = measure(BODIES[0], config.vector_envs, threads, steps=20, rounds=ROUNDS)
+    progress.update()
+    return found
+
+
 def benchmark(config: BenchmarkConfig) -> dict[str, Any]:
     """Everything the command reports, JSON-ready."""
     device = choose_device(config.device)
@@ -224,7 +216,7 @@ def benchmark(config: BenchmarkConfig) -> dict[str, Any]:
     keep_freed_memory()
     mujoco_environment(config.env_id).close()  # before anything is measured
     parts = build(config, device)
-    total = 7 * ROUNDS + 1
+    total = 12 * ROUNDS + 2
     with tqdm(
         total=total, desc="measuring", file=sys.stderr, disable=config.as_json and not sys.stderr.isatty()
     ) as bar:
@@ -235,11 +227,16 @@ def benchmark(config: BenchmarkConfig) -> dict[str, Any]:
                 "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or "cpu",
                 "torch": torch.__version__,
                 "sgemm_gflops": limit / 1e9,
+                "copied_gigabytes_per_second": measure_copying(config, device, bar) / 1e9,
             },
             "updates": measure_updates(config, parts, device, bar),
             "rollouts": measure_rollouts(config, parts, device, bar),
             "model_training": measure_model_training(config, parts, device, bar),
             "stepping": measure_stepping(config, bar),
+            "vector": measure_vector(config, bar),
+            "runs": measure_runs(config, parts, device, bar),
+            "peers": measure_peers(config, bar),
+            "memory": {"bytes_per_sample": bytes_per_sample(*LARGEST, config.ensemble_size)},
             "loop": measure_loop(config, bar),
         }
     updates = report["updates"]

@@ -171,8 +171,6 @@ def train_models(
     judging = [torch.nn.functional.pad(fit.held_out, (0, most - len(fit.held_out))) for fit in fits]
     judges = buffers.segments(torch.stack(judging))
     counts = torch.tensor([len(fit.held_out) for fit in fits], device=judges.reward.device)
-    size = model.encoder.observation_size
-    parameters = list(model.parameters())
     learning = list(range(len(fits)))
     while True:
         update = fits[learning[0]].updates
@@ -189,26 +187,40 @@ def train_models(
             ]
             if not learning:
                 return
-        drawn_now = [
-            fit.batch(config.model_batch_size, config.start_share, each)
-            for fit, each in zip(fits, generators, strict=True)
-        ]
-        indices = torch.stack(drawn_now)
-        windows, actions, targets = buffers.segments(indices).examples(size)
-        chance = uniform((len(fits), 2, indices.shape[1]), generators, indices.device)
-        # At least one step stays: an empty past means the start of an episode, and only that.
-        shortened = (1 + chance[:, 0] * windows.lengths).long().minimum(windows.lengths)
-        windows = windows.forget(torch.where(chance[:, 1] < config.forgetting, shortened, windows.lengths))
-        member_losses = model.member_losses(model.encoder(windows), actions, targets)
-        weighted = (member_losses * buffers.weights(indices)).mean(dim=-1).sum(dim=-1)
-        bounds = (model.log_variance_high - model.log_variance_low).sum()
-        gradients = torch.autograd.grad(weighted.sum() + BOUND_WEIGHT * bounds, parameters, allow_unused=True)
-        losses = (weighted.detach() / model.members).unbind()
-        for run in learning:
-            fit = fits[run]
-            take_step(fit.optimiser, [None if gradient is None else gradient[run] for gradient in gradients])
-            fit.losses.append(losses[run])
-            fit.updates += 1
+        gradient_step(model, buffers, fits, learning, config, generators)
+
+
+def gradient_step(
+    model: EnsembleModel,
+    buffers: EnvironmentBuffers,
+    fits: Sequence[Fit],
+    learning: Sequence[int],
+    config: ModelSettings,
+    generators: Sequence[torch.Generator],
+) -> None:
+    """One step down sum_b w_b * NLL_b on a batch, of the runs that are still ``learning``; all draw.
+
+    The other arguments are those of ``train_models``.
+    """
+    drawn_now = [
+        fit.batch(config.model_batch_size, config.start_share, each) for fit, each in zip(fits, generators, strict=True)
+    ]
+    indices = torch.stack(drawn_now)
+    windows, actions, targets = buffers.segments(indices).examples(model.encoder.observation_size)
+    chance = uniform((len(fits), 2, indices.shape[1]), generators, indices.device)
+    # At least one step stays: an empty past means the start of an episode, and only that.
+    shortened = (1 + chance[:, 0] * windows.lengths).long().minimum(windows.lengths)
+    windows = windows.forget(torch.where(chance[:, 1] < config.forgetting, shortened, windows.lengths))
+    member_losses = model.member_losses(model.encoder(windows), actions, targets)
+    weighted = (member_losses * buffers.weights(indices)).mean(dim=-1).sum(dim=-1)
+    bounds = (model.log_variance_high - model.log_variance_low).sum()
+    gradients = torch.autograd.grad(weighted.sum() + BOUND_WEIGHT * bounds, list(model.parameters()), allow_unused=True)
+    losses = (weighted.detach() / model.members).unbind()
+    for run in learning:
+        fit = fits[run]
+        take_step(fit.optimiser, [None if gradient is None else gradient[run] for gradient in gradients])
+        fit.losses.append(losses[run])
+        fit.updates += 1
 
 
 def train_model(

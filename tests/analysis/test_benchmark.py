@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
 import torch
+from stable_baselines3 import SAC
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from analysis import benchmark
 from analysis.benchmark import cli, text
-from analysis.speed import reference, timing
+from analysis.speed import memory, peers, reference, side_by_side, timing
 from analysis.speed.contenders import BenchmarkConfig, Parts, build, update_operations
-from analysis.speed.timing import rates
-from m3po.agents import model_training, rollout
+from analysis.speed.peers import Shapes
+from analysis.speed.rates import ROUNDS, rates
+from m3po.agents import group, model_training, rollout
 
 CPU = torch.device("cpu")
 TINY = [
     "--seconds", "0.01", "--batch-size", "8", "--width", "8", "--context-size", "4", "--history-length", "2",
-    "--rollouts", "20", "--loop-steps", "5", "--env-id", "Reacher-v5",
+    "--rollouts", "20", "--loop-steps", "5", "--env-id", "Reacher-v5", "--runs", "1", "3", "--vector-envs", "2",
 ]  # fmt: skip
 
 
@@ -100,7 +104,7 @@ def test_contenders_warm_up_once_and_take_turns(monkeypatch: pytest.MonkeyPatch)
     clock = Clock(monkeypatch)
     contenders = {name: clock.contender(name, lambda now: 0.5) for name in ("a", "b")}
     rates(contenders, 1.0, bar())
-    assert clock.calls == ["a", "b"] + ["a", "a", "b", "b"] * timing.ROUNDS
+    assert clock.calls == ["a", "b"] + ["a", "a", "b", "b"] * ROUNDS
 
 
 def test_the_fastest_round_counts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,8 +131,89 @@ def once(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             function()
         return dict.fromkeys(contenders, 1.0)
 
-    monkeypatch.setattr(timing, "rates", one_call_a_second)
+    for module in (timing, side_by_side, peers):
+        monkeypatch.setattr(module, "rates", one_call_a_second)
     return ran
+
+
+def test_runs_side_by_side_are_counted_in_updates_of_one_run(
+    parts: Parts, once: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every call updates all R runs once; the parts' own model stays."""
+    taken: dict[str, int] = {}
+    step = model_training.take_step
+
+    def counting(optimiser: Any, gradients: Any) -> None:
+        taken[once[-1]] = taken.get(once[-1], 0) + 1
+        step(optimiser, gradients)
+
+    before = [parameter.detach().clone() for parameter in parts.model.parameters()]
+    monkeypatch.setattr(model_training, "take_step", counting)
+    found = side_by_side.measure_runs(tiny(runs=(1, 2, 5)), parts, CPU, bar())["run_updates_per_second"]
+    assert once == ["1", "2", "5"] * 2
+    assert found == {"agent": {"1": 1, "2": 2, "5": 5}, "model": {"1": 1, "2": 2, "5": 5}}
+    assert taken == {"1": 1, "2": 2, "5": 5}
+    assert all(torch.equal(*pair) for pair in zip(before, parts.model.parameters(), strict=True))
+
+
+SMALL = Shapes(observation=3, action=2, batch=16, width=8, layers=2, members=2, model_width=6, model_layers=3)
+
+
+def test_peers_and_ours_do_as_many_updates_on_the_same_shapes(once: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not installed is named."""
+    updates = {"ours": 0, "theirs": 0}
+    learn, train = peers.SoftActorCritic.update, SAC.train
+
+    def ours(self: Any, batch: Any, *rest: Any) -> Any:
+        updates["ours"] += 1
+        assert batch.features.shape == (1, SMALL.batch, SMALL.observation)
+        sizes = [tuple(each.shape[-2:]) for each in self.critics.parameters()]
+        assert sizes == [(5, 8), (1, 8), (8, 8), (1, 8), (8, 1), (1, 1)]
+        return learn(self, batch, *rest)
+
+    def theirs(self: Any, count: int, size: int) -> None:
+        before = self._n_updates
+        train(self, count, size)
+        updates["theirs"] += self._n_updates - before
+        assert size == SMALL.batch
+        sizes = [tuple(each.shape) for each in self.critic.parameters()]
+        assert sizes == [(8, 5), (8,), (8, 8), (8,), (1, 8), (1,)] * 2
+
+    monkeypatch.setattr(peers.SoftActorCritic, "update", ours)
+    monkeypatch.setattr(SAC, "train", theirs)
+    monkeypatch.setitem(sys.modules, "mbrl", None)
+    found = peers.measure_peers(tiny(), bar(), SMALL)
+    assert updates == {"ours": peers.UPDATES, "theirs": peers.UPDATES}
+    assert found["agent"] == {"ours": peers.UPDATES, "Stable-Baselines3": peers.UPDATES}
+    assert found["ensemble"] == {"ours": peers.UPDATES}
+    assert set(found["missing"]) == {"mbrl-lib"}
+    assert found["shapes"] == dataclasses.asdict(SMALL)
+
+
+@pytest.mark.parametrize("kind", ["agent", "ensemble"])
+def test_operations_beside_peers_are_those_that_torch_counts(kind: str) -> None:
+    """But for what goes back through the critics' outputs, where there is nothing to sum."""
+    contender = {"agent": peers.our_agent, "ensemble": peers.our_model}[kind](SMALL)
+    with FlopCounterMode(display=False) as counter:
+        contender()
+    if kind == "agent":
+        expected = SMALL.agent_operations - 2 * 2 * 2 * SMALL.width * SMALL.batch
+    else:
+        expected = SMALL.ensemble_operations
+    assert counter.get_total_flops() == peers.UPDATES * expected
+
+
+def test_copying_is_counted_in_bytes_read_and_bytes_written(once: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "COPIED_BYTES", 1000)
+    assert timing.measure_copying(tiny(), CPU, bar()) == 2000
+
+
+def test_a_sample_takes_the_bytes_of_the_buffers_own_tensors() -> None:
+    """Numbers of 4 bytes, but for the start of the episode with 8 and two flags with 1."""
+    for observation, action, members in ((45, 17, 7), (3, 1, 1)):
+        floats = observation + (2 * observation + action) + 1 + members
+        assert memory.bytes_per_sample(observation, action, members) == 4 * floats + 8 + 2
+    assert memory.bytes_per_sample(*memory.LARGEST, 7) == 650
 
 
 def test_rollouts_are_counted_in_transitions(parts: Parts, once: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,6 +271,20 @@ def test_the_matrix_rate_is_that_of_the_largest_product_here(once: list[str]) ->
     assert len(once) == 3
 
 
+def test_the_measuring_after_an_epoch_is_no_part_of_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = group.measured
+
+    def slow(runs: Any) -> Any:
+        time.sleep(1.0)
+        return measured(runs)
+
+    monkeypatch.setattr(group, "measured", slow)
+    began = time.perf_counter()
+    loop = timing.measure_loop(tiny(env_id="Reacher-v5", loop_steps=5), bar())
+    assert sum(loop["seconds"].values()) <= time.perf_counter() - began - 1.0
+    assert "measure" not in loop["seconds"]
+
+
 def output(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
     with pytest.raises(SystemExit) as stopped:
         cli(words)
@@ -218,17 +317,23 @@ class CountingBar(tqdm):
 def test_the_whole_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     CountingBar.updates, CountingBar.totals = [], []
     monkeypatch.setattr(timing, "tqdm", CountingBar)
+    monkeypatch.setattr(timing, "COPIED_BYTES", 1 << 20)
+    monkeypatch.setattr(timing, "measure_peers", functools.partial(peers.measure_peers, shapes=SMALL))
     code, out, err = output(capsys, *TINY, "--json")
     assert code == 0
     assert err == ""
     assert CountingBar.totals == [sum(CountingBar.updates)]
     report = json.loads(out)
-    assert list(report) == ["settings", "machine", "updates", "rollouts", "model_training", "stepping", "loop"]
+    assert list(report) == [
+        "settings", "machine", "updates", "rollouts", "model_training", "stepping", "vector", "runs", "peers", "memory",
+        "loop",
+    ]  # fmt: skip
     measured = {path: value for path, value in numbers(report).items() if not path.startswith("/settings")}
     assert all(math.isfinite(value) and value > 0 for value in measured.values()), measured
-    assert BenchmarkConfig(**report["settings"]) == BenchmarkConfig(
+    settings = report["settings"] | {"runs": tuple(report["settings"]["runs"])}
+    assert BenchmarkConfig(**settings) == BenchmarkConfig(
         seconds=0.01, batch_size=8, width=8, context_size=4, history_length=2, rollouts=20, loop_steps=5,
-        env_id="Reacher-v5", as_json=True,
+        env_id="Reacher-v5", runs=(1, 3), vector_envs=2, as_json=True,
     )  # fmt: skip
 
     updates, machine, loop = report["updates"], report["machine"], report["loop"]
@@ -252,7 +357,7 @@ def test_the_whole_command(capsys: pytest.CaptureFixture[str], monkeypatch: pyte
 
 REPORT: dict[str, Any] = {
     "settings": dataclasses.asdict(BenchmarkConfig()),
-    "machine": {"device": "cpu", "torch": "2", "sgemm_gflops": 123.4},
+    "machine": {"device": "cpu", "torch": "2", "sgemm_gflops": 123.4, "copied_gigabytes_per_second": 9.8},
     "updates": {
         "per_second": {"own encoder": 50.06, "model's encoder": 1234.5, "reference": 25.0},
         "times_reference": {"own encoder": 2.0024, "model's encoder": 49.38, "reference": 1.0},
@@ -261,11 +366,23 @@ REPORT: dict[str, Any] = {
     "rollouts": {"per_second": {"ours": 250000.4, "reference": 1000.0}, "times_reference": 250.0004},
     "model_training": {"per_second": {"ours": 7001.0, "reference": 999.94}, "times_reference": 7.00142},
     "stepping": {"per_second": {"mujoco": 30000.0, "gymnasium": 20000.0, "collected": 900.0}},
+    "vector": {"mj_step alone, 1 thread": {"per_second": 16000.4, "share": 1.0, "processor_us": 62.5}},
+    "runs": {
+        "run_updates_per_second": {"agent": {"1": 55.04, "36": 60.06}, "model": {"1": 20.0, "36": 1999.96}},
+    },
+    "peers": {
+        "shapes": dataclasses.asdict(Shapes()),
+        "missing": {"mbrl-lib": "No module named 'mbrl'"},
+        "agent": {"ours": 150.04, "Stable-Baselines3": 100.0},
+        "ensemble": {"ours": 52.0},
+    },
+    "memory": {"bytes_per_sample": 650.0},
     "loop": {
         "settings": {"updates_per_step": 4, "model_updates": 240},
         "seconds": {"update": 6.0, "model": 2.5, "everything else": 1.5},
         "share": {"update": 0.6, "model": 0.25, "everything else": 0.15},
         "overhead_share": 0.1234,
+        "steps_per_second": 9.876,
     },
 }
 
@@ -276,7 +393,7 @@ def test_the_report_for_people(capsys: pytest.CaptureFixture[str], monkeypatch: 
     lines = text(REPORT).splitlines()
     assert lines[0] == (
         "batch 256, history 10, observation 18, action 6, GRU 64, 2 x 256 units, 5 members, 1 thread(s); "
-        "best matrix product 123 GFLOP/s"
+        "best matrix product 123 GFLOP/s, copying 10 GB/s"
     )
     table = [re.split(r"\s{2,}", line.strip()) for line in lines[2:12]]
     assert table == [
@@ -292,12 +409,31 @@ def test_the_report_for_people(capsys: pytest.CaptureFixture[str], monkeypatch: 
         ["gymnasium", "20,000"],
     ]
     assert lines[12].split() == ["collected", "by", "the", "policy", "into", "D_env", "900.0"]
-    assert lines[14:] == [
+    assert lines[13:29] == [
+        "",
+        "runs side by side: run-updates per second           R = 1   R = 36",
+        "  agent, encodings stored                            55.0     60.1",
+        "  model, a gradient step of all members              20.0   2000.0",
+        "",
+        "memoryless, observation 17, action 6, batch 256: per second      x peer  of sgemm",
+        "soft actor-critic 2 x 256: ours                              150.0                   70%",
+        "soft actor-critic 2 x 256: Stable-Baselines3                 100.0        1.50          ",
+        "ensemble 7 x (4 x 200), swish: ours                           52.0                   59%",
+        "mbrl-lib is not measured: No module named 'mbrl'",
+        "",
+        "64 x m3po/HalfCheetahFwdBwd-v0: steps per second               of mj_step x threads",
+        "  mj_step alone, 1 thread                             16,000                   1.00",
+        "",
+        "D_env: 650 bytes a sample of 45 observed coordinates; 12 runs of 200,000 samples: 1.45 GiB",
+        "",
+    ]
+    assert lines[29:] == [
         "one epoch of 200 steps, 4 updates per step:",
         "  update                6.00 s  60.0%",
         "  model                 2.50 s  25.0%",
         "  everything else       1.50 s  15.0%",
         "  other than updates, model training and environment: 12.3%",
+        "  end to end: 9.88 steps a second",
     ]
 
 
