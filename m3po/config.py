@@ -132,6 +132,11 @@ class Config(
             )
         if self.algorithm in ("pearl", "grbal") and self.history_length == 0:
             raise ValueError(f"--history-length must be >= 1 for {self.algorithm}, whose context is the history, got 0")
+        if self.policy_interval > 1 and self.cuda_graphs:
+            raise ValueError(
+                "--policy-interval must be 1 with --cuda-graphs, whose graph is a whole update, "
+                f"got {self.policy_interval}"
+            )
         self.environment_options()
         if self.initial_random_steps > self.total_steps:
             raise ValueError(

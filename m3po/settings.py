@@ -111,6 +111,8 @@ class AgentSettings:
     """What critics are held against. target-networks: copies that follow slowly, as in the sources. batch-norm: the
     critics themselves, with batch norm over both ends of the transitions together (CrossQ; ours in M3PO). An update
     then takes twice as long; fewer updates are needed."""
+    policy_interval: Count = 1
+    """Updates of the critics per update of policy and temperature, which are then as much slower (CrossQ: 3)."""
     target_rate: PositiveShare = 0.01
     """Step of the target critics towards the critics per update, in (0, 1]; not read with --critics batch-norm."""
     initial_temperature: Positive = 0.1

@@ -89,7 +89,7 @@ def our_agent(shapes: Shapes) -> Contender:
     )
     data = StoredEncodings(agent, ContextEncoder(observation, action, 0, 1), buffer)
     real, generator = EnvironmentBuffers([buffer_of(shapes)]), torch.Generator().manual_seed(0)
-    return partial(data.learn, UPDATES, shapes.batch, shapes.batch, real, [generator])
+    return partial(data.learn, [True] * UPDATES, shapes.batch, shapes.batch, real, [generator])
 
 
 def buffer_of(shapes: Shapes) -> EnvironmentBuffer:

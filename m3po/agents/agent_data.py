@@ -8,6 +8,7 @@ of their own, which their loss trains and which reads every batch anew.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Generic
 
 import torch
@@ -80,11 +81,22 @@ class AgentData(ABC, Generic[Batch]):
         return [joined(each) if len(each) > 1 else each[0] for each in zip(*parts, strict=True)]
 
     def learn(
-        self, count: int, size: int, fictitious: int, buffers: EnvironmentBuffers, generators: Generators
+        self,
+        policy_too: Sequence[bool],
+        size: int,
+        fictitious: int,
+        buffers: EnvironmentBuffers,
+        generators: Generators,
     ) -> tuple[list[dict[str, Tensor]], list[Batch]]:
-        """An update on each of ``batches``: what each reports, and its batch."""
-        batches = self.batches(count, size, fictitious, buffers, generators)
-        return [self.update(batch, generators) for batch in batches], batches
+        """An update on each of as many ``batches``, of the ``policy_too`` or not: what each reports, and its batch."""
+        batches = self.batches(len(policy_too), size, fictitious, buffers, generators)
+        reports = [
+            self.update(batch, generators)
+            if whole
+            else self.agent.update(self.transitions(batch), generators, policy_too=False)
+            for batch, whole in zip(batches, policy_too, strict=True)
+        ]
+        return reports, batches
 
     def _update(self, batch: Batch, generators: Generators) -> dict[str, Tensor]:
         return self.agent.update(self.transitions(batch), generators)

@@ -101,6 +101,12 @@ class Group(ABC, Generic[Run]):
         """Of every run."""
         return [run.generator for run in self.runs]
 
+    def policy_too(self) -> list[bool]:
+        """Which updates of the next real step are of policy and temperature too: every ``policy_interval``-th one."""
+        first = self.runs[0]
+        config = first.config
+        return [(first.updates + i) % config.policy_interval == 0 for i in range(config.updates_per_step)]
+
     def advance(self) -> dict[Run, dict[str, Any]]:
         """The next real step of every run with all that belongs to it; rows of metrics when it completed an epoch.
 
@@ -153,7 +159,7 @@ class Group(ABC, Generic[Run]):
         metrics, batches_of = self.learn(self.runs[0].epoch_step)
         with self.stopwatch.measure("update"):
             for each in metrics:
-                self._sums = {name: self._sums.get(name, 0.0) + value.double() for name, value in each.items()}
+                self._sums |= {name: self._sums.get(name, 0.0) + value.double() for name, value in each.items()}
             for run in self.runs:
                 run.updates += len(metrics)
             if metrics:

@@ -205,7 +205,7 @@ class M3POGroup(Group[M3PO]):
         with self.stopwatch.measure("update"):
             fictitious = round(config.model_share_at(first.steps) * config.batch_size)
             metrics, batches = self.data.learn(
-                config.updates_per_step, config.batch_size, fictitious, self.buffers, self.generators
+                self.policy_too(), config.batch_size, fictitious, self.buffers, self.generators
             )
         return metrics, lambda place: [run_of(batch, place) for batch in batches]  # type: ignore[type-var]
 

@@ -213,8 +213,9 @@ class PearlGroup(Group[Pearl]):
     def learn(self, epoch_step: int) -> tuple[Sequence[UpdateMetrics], Callable[[int], Sequence[NamedTensors]]]:
         with self.stopwatch.measure("update"):
             starts = [chunk_starts(run.environment_buffer) for run in self.runs]
-            batches = [self.drawn_chunks(starts) for _ in range(self.runs[0].config.updates_per_step)]
-            metrics = [self.update(batch) for batch in batches]
+            whole = self.policy_too()
+            batches = [self.drawn_chunks(starts) for _ in whole]
+            metrics = [self.update(batch, policy_too=each) for batch, each in zip(batches, whole, strict=True)]
         return metrics, lambda place: [run_of(batch, place) for batch in batches]
 
     def drawn_chunks(self, starts: Sequence[Tensor]) -> Stretches:
@@ -225,8 +226,8 @@ class PearlGroup(Group[Pearl]):
         indices = [drawn(own, count, each) for own, each in zip(starts, self.generators, strict=True)]
         return self.buffers.stretches(torch.stack(indices), config.history_length, CHUNK)
 
-    def update(self, chunks: Stretches) -> dict[str, Tensor]:
+    def update(self, chunks: Stretches, *, policy_too: bool = True) -> dict[str, Tensor]:
         """One update of the agents; the encoders descend the critics' loss + kl_weight * KL(q(z | h) || N(0, I))."""
         transitions, divergence, valid = latent_transitions(self.encoder, chunks, self.generators)
         penalties = {"kl_penalty": self.runs[0].config.kl_weight * divergence}
-        return self.agent.update(transitions, self.generators, penalties, valid)
+        return self.agent.update(transitions, self.generators, penalties, valid, policy_too=policy_too)

@@ -25,6 +25,9 @@ from m3po.networks.stacked import StackedMLP
 from m3po.networks.units import HiddenUnits
 from m3po.settings import AgentSettings, CriticKind, NetworkSettings
 
+# What an update of the policy reports.
+POLICY_REPORTS = ("policy_loss", "entropy")
+
 
 def critic_values(critics: StackedMLP, features: Tensor, action: Tensor) -> Tensor:
     """Q_i(h, a) of both critics. Shapes [N, F], [N, A] -> [2, N]."""
@@ -238,6 +241,8 @@ class SoftActorCritic:
         generator: Generators,
         penalties: Mapping[str, Tensor] = MappingProxyType({}),
         valid: Tensor | None = None,
+        *,
+        policy_too: bool = True,
     ) -> dict[str, Tensor]:
         """One gradient step of critics, policy and temperature; returns detached scalars by name.
 
@@ -247,11 +252,13 @@ class SoftActorCritic:
             penalties: scalars that the encoder pays beside the critics' loss.
             valid: [R, N] booleans, where the batches of several runs are not equally long: those of a run stand first,
                 and what is after them takes no part. None: all N count.
+            policy_too: otherwise policy and temperature stay, and ``POLICY_REPORTS`` are left out.
         """
         settings = self.settings
         temperature = self.log_temperature.detach().exp()
         *runs, size, actions = batch.action.shape
-        noise = normal_rows((*runs, 2, size, actions), generator, batch.action.device, valid).unbind(-3)
+        draws = 2 if policy_too else 1
+        noise = normal_rows((*runs, draws, size, actions), generator, batch.action.device, valid).unbind(-3)
 
         if isinstance(self.critics, BatchNormalisedMLP):
             loss_q, target = critic_loss_without_targets(
@@ -263,31 +270,37 @@ class SoftActorCritic:
         # The sum's gradient with respect to the parameters of one run is that of its own loss.
         descend(self.critic_optimiser, sum(penalties.values(), start=loss_q).sum())
 
-        for parameter in self._critic_parameters:
-            parameter.requires_grad = False
-        loss_pi, mean_log_density = policy_loss(
-            self.policy, self.critics, batch.features.detach(), temperature, noise[1], valid
-        )
-        if self.move_penalty is not None:
-            loss_pi = loss_pi + self.move_penalty(self.policy, batch.features.detach(), valid)
-        loss = loss_pi
-        if settings.target_entropy is not None:
-            loss = loss_pi + temperature_loss(self.log_temperature, mean_log_density, settings.target_entropy)
-        descend(self.policy_optimiser, loss.sum())
-        for parameter in self._critic_parameters:
-            parameter.requires_grad = True
-
+        reports = self._update_policy(batch, temperature, noise[1], valid) if policy_too else {}
         if self.target_critics is not self.critics:
             with torch.no_grad():
                 torch._foreach_lerp_(self._target_parameters, self._critic_parameters, settings.target_rate)
         return {
             "critic_loss": loss_q.detach(),
-            "policy_loss": loss_pi.detach(),
             "q_mean": mean_of(target, valid),
-            "entropy": -mean_log_density,
             "temperature": temperature,
+            **reports,
             **{name: penalty.detach() for name, penalty in penalties.items()},
         }
+
+    def _update_policy(
+        self, batch: Transitions, temperature: Tensor, noise: Tensor, valid: Tensor | None
+    ) -> dict[str, Tensor]:
+        """The step of policy and temperature; ``POLICY_REPORTS``."""
+        for parameter in self._critic_parameters:
+            parameter.requires_grad = False
+        loss_pi, mean_log_density = policy_loss(
+            self.policy, self.critics, batch.features.detach(), temperature, noise, valid
+        )
+        if self.move_penalty is not None:
+            loss_pi = loss_pi + self.move_penalty(self.policy, batch.features.detach(), valid)
+        loss = loss_pi
+        if self.settings.target_entropy is not None:
+            loss = loss_pi + temperature_loss(self.log_temperature, mean_log_density, self.settings.target_entropy)
+        descend(self.policy_optimiser, loss.sum())
+        for parameter in self._critic_parameters:
+            parameter.requires_grad = True
+
+        return {"policy_loss": loss_pi.detach(), "entropy": -mean_log_density}
 
     def set_learning_rate(self, learning_rate: float) -> None:
         """Of all optimisers, from now on."""

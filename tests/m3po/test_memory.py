@@ -52,7 +52,7 @@ def peak_of_a_training(context_training: str, answer: Any) -> None:
     training.group.begin_epoch()  # trains the model on everything and fills D_model
     assert training.model_buffer.size == config.model_buffer_size
     group: Any = training.group
-    group.data.learn(4, config.batch_size, config.batch_size, group.buffers, [generator])
+    group.data.learn([True] * 4, config.batch_size, config.batch_size, group.buffers, [generator])
     torch.save(training.state(), "/dev/null")
     answer.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
