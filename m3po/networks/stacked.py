@@ -55,7 +55,7 @@ class Gated(nn.Module):
     """Swish-gated units: swish(u) * v with [u, v] an affine map of x.
 
     The paper's networks use swish. The gate lets a layer multiply its inputs, which is what "how did the body react to
-    that action" is made of; with plain swish layers the model did not find the task (docs/algorithm.md has figures).
+    that action" is made of.
     """
 
     def __init__(self, linear: nn.Module) -> None:
