@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
+import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ from typing import Any
 from m3po.command_line import json_of, run
 from m3po.runs.interruption import Stopped, StopRequest, exit_code
 from m3po.sweeps.display import Display
-from m3po.sweeps.grid import GridRun, check_environments, read_grid
+from m3po.sweeps.grid import GridRun, check_environments, packed, read_grid
 from m3po.sweeps.ray_cluster import _PATIENCE, RayCluster, drive, import_ray
 from m3po.sweeps.settings import SweepConfig
 from m3po.sweeps.tracks import Track
@@ -42,7 +43,8 @@ def sweep(config: SweepConfig, runs: Sequence[GridRun], stop: StopRequest) -> li
             Track(each, "finished" if found.state == "finished" else "waiting", row=found.row)
             for each, found in zip(runs, states, strict=True)
         ]
-        unmet = cluster.unmet([track.run for track in tracks if not track.ended])
+        waiting = [track.run for track in tracks if not track.ended]
+        unmet = cluster.unmet(waiting)
         if unmet:
             want = f"{unmet[0].name} wants {unmet[0].cpus:g} CPUs and {unmet[0].gpus:g} GPUs"
             if config.address == "local":
@@ -50,7 +52,10 @@ def sweep(config: SweepConfig, runs: Sequence[GridRun], stop: StopRequest) -> li
             print(f"{want} and no node has them; {len(unmet)} runs wait until one joins", file=sys.stderr)
         display = Display(tracks)
         resumed = sum(found.state == "unfinished" for found in states)
-        display.say(f"{len(runs)} runs in {config.directory}: {display.summary()}, of these {resumed} to resume")
+        tasks = f"{len(packed(waiting))} tasks for {len(waiting)} runs"
+        display.say(
+            f"{len(runs)} runs in {config.directory}: {display.summary()}, of these {resumed} to resume; {tasks}"
+        )
         with stop:
             drive(tracks, cluster, stop, display, silence=config.silence)
     finally:
@@ -90,9 +95,10 @@ def _seconds_per_step(track: Track) -> float | None:
 
 
 def cost(runs: Sequence[GridRun], seconds_per_step: float | None) -> dict[str, Any]:
-    """What a grid asks for: runs, real steps, and with a measured speed hours."""
+    """What a grid asks for: runs, tasks, real steps, and with a measured speed hours."""
     steps = [run.config.total_steps for run in runs]
-    record: dict[str, Any] = {"runs": len(runs), "steps": sum(steps)}
+    tasks = packed(runs)
+    record: dict[str, Any] = {"runs": len(runs), "tasks": len(tasks), "steps": sum(steps)}
     if seconds_per_step is not None:
         hours = [each * seconds_per_step / 3600 for each in steps]
         record |= {
@@ -100,7 +106,10 @@ def cost(runs: Sequence[GridRun], seconds_per_step: float | None) -> dict[str, A
             "run_hours": sum(hours),
             "cpu_hours": sum(run.cpus * each for run, each in zip(runs, hours, strict=True)),
             "gpu_hours": sum(run.gpus * each for run, each in zip(runs, hours, strict=True)),
-            "longest_run_hours": max(hours),
+            # Those that share a task end together.
+            "longest_run_hours": max(sum(run.config.total_steps for run in task) for task in tasks)
+            * seconds_per_step
+            / 3600,
         }
     return record
 
@@ -143,10 +152,12 @@ def results_text(record: Mapping[str, Any]) -> str:
 def plan(config: SweepConfig, runs: Sequence[GridRun]) -> str:
     """What ``--list`` prints."""
     total = cost(runs, config.seconds_per_step)
+    tasks = {run.name: number for number, task in enumerate(packed(runs), start=1) for run in task}
     if config.as_json:
         entries = [
             {
                 "run": run.name,
+                "task": tasks[run.name],
                 "cpus": run.cpus,
                 "gpus": run.gpus,
                 "config": {
@@ -166,17 +177,35 @@ def plan(config: SweepConfig, runs: Sequence[GridRun]) -> str:
             f"{run.config.total_steps:,}",
             f"{run.cpus:g}",
             f"{run.gpus:g}",
+            f"{tasks[run.name]}",
         )
         for run in runs
     ]
-    text = aligned(("run", "algorithm", "environment", "steps", "cpus", "gpus"), rows)
-    text += f"\n{total['runs']:,} runs, {total['steps']:,} real steps"
+    text = aligned(("run", "algorithm", "environment", "steps", "cpus", "gpus", "task"), rows)
+    text += f"{packing(runs)}\n{total['runs']:,} runs, {total['steps']:,} real steps"
     if config.seconds_per_step is not None:
         text += (
             f"; at {config.seconds_per_step:g} s a step {total['run_hours']:,.0f} run-hours ({total['cpu_hours']:,.0f} "
             f"CPU-hours, {total['gpu_hours']:,.0f} GPU-hours), the longest run {total['longest_run_hours']:,.1f} hours"
         )
     return text
+
+
+def packing(runs: Sequence[GridRun]) -> str:
+    """What tasks the runs make and when others would be better, as a line; nothing where there is no choice."""
+    tasks, cells = len(packed(runs)), len({run.cell for run in runs})
+    if tasks < len(runs):
+        return (
+            f"\nseeds side by side: {tasks:,} tasks take less processor time than {len(runs):,} would "
+            f"(docs/cluster.md); where more than {tasks:,} can run at once, a smaller seeds_per_task can end sooner"
+        )
+    if cells < len(runs):
+        most = math.ceil(len(runs) / cells)
+        return (
+            f"\neach run is a task of its own; seeds_per_task = {most} makes {cells:,} tasks of them, which take less "
+            f"processor time (docs/cluster.md): where no more than {cells:,} can run at once"
+        )
+    return ""
 
 
 def main(config: SweepConfig) -> int:

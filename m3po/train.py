@@ -10,7 +10,7 @@ import dataclasses
 import statistics
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -57,23 +57,8 @@ def train_seeds(config: Config) -> list[RunDirectory]:
     """
     # An environment may change the working directory.
     configs = dataclasses.replace(config, run_dir=config.run_dir.absolute()).each_seed()
-    # What cannot be trained must not leave a run directory behind.
-    choose_device(config.device, cuda_graphs=config.cuda_graphs)
-    try_environment(configs[0])
-    torch.set_num_threads(config.threads)
-    keep_freed_memory()
-    trainings = {} if config.resume else {each.run_dir: training_of(each) for each in configs}
-    with contextlib.ExitStack() as held:
-        directories = opened(configs, held)
-        for each in directories:
-            if each.complete:
-                print(f"{each.path} is complete already", file=messages())
-        started = {
-            start(trainings.get(each.run_dir) or training_of(each), directory): directory
-            for each, directory in zip(configs, directories, strict=True)
-            if not directory.complete
-        }
-        failed = to_the_end(back_in_step(started))
+    failed: dict[Path, Exception] = {}
+    directories = train_side_by_side(configs, failed)
     if failed and len(configs) == 1:
         raise next(iter(failed.values()))
     if failed:
@@ -82,7 +67,46 @@ def train_seeds(config: Config) -> list[RunDirectory]:
     return directories
 
 
-def opened(configs: Sequence[Config], held: contextlib.ExitStack) -> list[RunDirectory]:
+def train_side_by_side(configs: Sequence[Config], failed: dict[Path, Exception]) -> list[RunDirectory]:
+    """Run or resume trainings that differ in their seeds, run directories and ``resume``, until none is left.
+
+    Args:
+        failed: gets what stopped a run, by its directory, when it happens; where that was no fault of the training but
+            of the directory, the same error is raised, and all stop.
+
+    Raises:
+        ValueError, DivergenceError, Stopped: as ``train``.
+    """
+    # What cannot be trained must not leave a run directory behind.
+    choose_device(configs[0].device, cuda_graphs=configs[0].cuda_graphs)
+    try_environment(configs[0])
+    torch.set_num_threads(configs[0].threads)
+    keep_freed_memory()
+    trainings = {each.run_dir: training_of(each) for each in configs if not each.resume}
+    with contextlib.ExitStack() as held:
+        directories = opened(configs, held, failed)
+        started = {}
+        for each, directory in zip(configs, directories, strict=True):
+            if directory.complete:
+                print(f"{each.run_dir} is complete already", file=messages())
+                continue
+            with blamed(each.run_dir, failed):
+                started[start(trainings.get(each.run_dir) or training_of(each), directory)] = directory
+        to_the_end(back_in_step(started, failed), failed)
+    return directories
+
+
+@contextlib.contextmanager
+def blamed(path: Path, failed: dict[Path, Exception]) -> Iterator[None]:
+    """An error here is one of the run in ``path``, and of no other."""
+    try:
+        yield
+    except (DivergenceError, ValueError, OSError) as error:
+        failed[path] = error
+        raise
+
+
+def opened(configs: Sequence[Config], held: contextlib.ExitStack, failed: dict[Path, Exception]) -> list[RunDirectory]:
     """The run directories, new or to be resumed; ``held`` releases them.
 
     Raises:
@@ -90,12 +114,14 @@ def opened(configs: Sequence[Config], held: contextlib.ExitStack) -> list[RunDir
     """
     for each in configs:
         if not each.resume:
-            check_unborn(each.run_dir)  # before any of them is made
+            with blamed(each.run_dir, failed):
+                check_unborn(each.run_dir)  # before any of them is made
     directories = []
     for each in configs:
         # Of seeds whose process was killed early, some have no directory yet.
         new = not each.resume or (len(configs) > 1 and not each.run_dir.exists())
-        directory = RunDirectory.create(each) if new else RunDirectory.resume(each)
+        with blamed(each.run_dir, failed):
+            directory = RunDirectory.create(each) if new else RunDirectory.resume(each)
         held.callback(directory.release)
         directories.append(directory)
     return directories
@@ -133,7 +159,9 @@ def start(training: TrainingLoop, directory: RunDirectory) -> TrainingLoop:
     return training
 
 
-def back_in_step(started: Mapping[TrainingLoop, RunDirectory]) -> dict[TrainingLoop, RunDirectory]:
+def back_in_step(
+    started: Mapping[TrainingLoop, RunDirectory], failed: dict[Path, Exception]
+) -> dict[TrainingLoop, RunDirectory]:
     """Runs that were killed while their group wrote its checkpoints: those that had theirs go back to the one before.
 
     Side by side from there on they are what they would have been, bit for bit. Runs that have nothing to go back to
@@ -143,16 +171,16 @@ def back_in_step(started: Mapping[TrainingLoop, RunDirectory]) -> dict[TrainingL
     result = {}
     for training, directory in started.items():
         if training.steps > least and directory.previous_step() == least:
-            directory.restore_previous()
-            result[start(training_of(training.config), directory)] = directory
+            with blamed(directory.path, failed):
+                directory.restore_previous()
+                result[start(training_of(training.config), directory)] = directory
         else:
             result[training] = directory
     return result
 
 
-def to_the_end(started: Mapping[TrainingLoop, RunDirectory]) -> dict[Path, Exception]:
-    """Advance all to their last step, side by side as far as they have come equally far; what stopped some of them."""
-    failed: dict[Path, Exception] = {}
+def to_the_end(started: Mapping[TrainingLoop, RunDirectory], failed: dict[Path, Exception]) -> None:
+    """Advance all to their last step, side by side as far as they have come equally far."""
     left = dict(started)
     while left:
         least = min(training.steps for training in left)
@@ -160,14 +188,14 @@ def to_the_end(started: Mapping[TrainingLoop, RunDirectory]) -> dict[Path, Excep
         level = [training for training in left if training.steps == least]
         group = level[0].side_by_side(level)
         try:
-            run_to_end(group, left, ahead)
+            run_to_end(group, left, failed, ahead)
         except (DivergenceError, ValueError) as error:
             if len(group.runs) > 1:  # not of a run: of its directory, for one
                 raise
-            group.failed[group.runs.pop()] = error
-        failed |= {left.pop(training).path: reason for training, reason in group.failed.items()}
-        left = {training: path for training, path in left.items() if training not in group.runs or not group.finished}
-    return failed
+            last = group.runs.pop()
+            group.failed[last] = failed[left[last].path] = error
+        gone = {*group.failed, *(run for run in group.runs if run.finished)}
+        left = {training: directory for training, directory in left.items() if training not in gone}
 
 
 def tell_failure(directory: RunDirectory, error: Exception) -> None:
@@ -175,7 +203,12 @@ def tell_failure(directory: RunDirectory, error: Exception) -> None:
     print(f"{directory.path.name} stops here, and the others go on: {error}", file=messages())
 
 
-def run_to_end(group: Group[Any], directories: Mapping[TrainingLoop, RunDirectory], until: int | None = None) -> None:
+def run_to_end(
+    group: Group[Any],
+    directories: Mapping[TrainingLoop, RunDirectory],
+    failed: dict[Path, Exception],
+    until: int | None = None,
+) -> None:
     """Advance to the last step, or to step ``until``, with a row of metrics and a checkpoint after every epoch."""
     config, told = group.runs[0].config, messages()
     with (
@@ -184,25 +217,29 @@ def run_to_end(group: Group[Any], directories: Mapping[TrainingLoop, RunDirector
     ):
         saved_at = time.monotonic()
         while not group.finished and (until is None or group.runs[0].steps < until):
-            failed = len(group.failed)
+            known = len(group.failed)
             rows = group.advance()
             progress.update(group.runs[0].steps)
-            for training, reason in list(group.failed.items())[failed:]:
+            for training, reason in list(group.failed.items())[known:]:
+                failed[directories[training].path] = reason
                 tell_failure(directories[training], reason)
             for training, row in rows.items():
                 directory = directories[training]
                 progress.tell(training, row)
-                directory.append_metrics(row | directory.checkpoint_cost)
+                with blamed(directory.path, failed):
+                    directory.append_metrics(row | directory.checkpoint_cost)
             due = time.monotonic() - saved_at > 60 * config.checkpoint_minutes
             if rows or due or stop.number is not None:
                 for training in group.runs:
-                    directories[training].save_checkpoint(training.state())
+                    with blamed(directories[training].path, failed):
+                        directories[training].save_checkpoint(training.state())
                 saved_at = time.monotonic()
             if stop.number is not None and not group.finished:
                 raise Stopped(stop.number)
     if group.finished:
         for training in group.runs:
-            directories[training].mark_complete()
+            with blamed(directories[training].path, failed):
+                directories[training].mark_complete()
 
 
 class Progress:

@@ -2,7 +2,8 @@
 
     seeds = [0, 1, 2]
     preset = "demo"                            # left out: the defaults of m3po.config.Config
-    total_steps = 3000                         # of every run: any field of m3po.config.Config, and cpus, gpus, retries
+    total_steps = 3000                         # of every run: any field of m3po.config.Config, and cpus, gpus, retries,
+                                               # seeds_per_task
 
     [[environments]]                           # left out: one environment, with the settings above
     env_id = "m3po/SwitchingPointMass-v0"
@@ -12,7 +13,8 @@
     name = "k3"
     rollout_length = 3                         # ... and for this variant, which has the last word
 
-Runs are environments x algorithms x variants x seeds and are called ``environment/variant/seed-N``.
+Runs are environments x algorithms x variants x seeds and are called ``environment/variant/seed-N``. Each is a task of
+its own, or up to ``seeds_per_task`` seeds of one environment and variant train side by side in one.
 """
 
 from __future__ import annotations
@@ -48,7 +50,7 @@ _AXES = ("seeds", "preset", "algorithms", "environments", "variants")
 
 _HINTS = {name: hint for name, hint in get_type_hints(Config).items() if name not in _NOT_SETTINGS}
 
-_RESOURCES: dict[str, Any] = {"cpus": float, "gpus": float, "retries": int}
+_RESOURCES: dict[str, Any] = {"cpus": float, "gpus": float, "retries": int, "seeds_per_task": int}
 
 _KINDS = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
 
@@ -60,8 +62,9 @@ class GridRun:
     Attributes:
         name: ``environment/variant/seed-N``, which is also its place below the sweep's directory.
         config: its settings, as ``m3po.train`` would start it; never with ``resume``.
-        cpus, gpus: what it keeps others from using while it runs, >= 0; a share of a GPU is a number below 1.
-        retries: how often in a row it may be lost without having come any further, >= 0.
+        cpus, gpus: what its task keeps others from using while it runs, >= 0; a share of a GPU is a number below 1.
+        retries: how often in a row its task may be lost without having come any further, >= 0.
+        seeds_per_task: with how many seeds of its environment and variant it may share a task, itself counted, >= 1.
     """
 
     name: str
@@ -69,6 +72,12 @@ class GridRun:
     cpus: float
     gpus: float
     retries: int
+    seeds_per_task: int = 1
+
+    @property
+    def cell(self) -> str:
+        """``environment/variant``."""
+        return self.name.rpartition("/")[0]
 
 
 @dataclass(frozen=True)
@@ -269,10 +278,12 @@ def _run(common: Mapping[str, Any], environment: _Part, variant: _Part, seed: in
     resources = {each: settings.pop(each) for each in _RESOURCES if each in settings}
     threads = settings.get("threads", Config.threads)
     cpus, gpus = resources.get("cpus", float(threads)), resources.get("gpus", 0.0)
-    retries = resources.get("retries", 3)
+    retries, seeds_per_task = resources.get("retries", 3), resources.get("seeds_per_task", 1)
     for each, value in (("cpus", cpus), ("gpus", gpus), ("retries", retries)):
         if not 0 <= value < math.inf:
             raise ValueError(f"{name}: {each} must be a finite number >= 0, got {value}")
+    if seeds_per_task < 1:
+        raise ValueError(f"{name}: seeds_per_task must be >= 1, got {seeds_per_task}")
     if gpus > 1 and gpus != int(gpus):
         raise ValueError(f"{name}: gpus must be a whole number or a share below 1, got {gpus}")
     device = given.get("device", Config.device)
@@ -286,7 +297,20 @@ def _run(common: Mapping[str, Any], environment: _Part, variant: _Part, seed: in
         config = Config(run_dir=out / name, seed=seed, **settings)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
-    return GridRun(name, config, cpus, gpus, retries)
+    return GridRun(name, config, cpus, gpus, retries, seeds_per_task)
+
+
+def packed(runs: Sequence[GridRun]) -> list[list[GridRun]]:
+    """The runs of each task, at most ``seeds_per_task`` of one cell; the task of the first run comes first."""
+    tasks: list[list[GridRun]] = []
+    last: dict[str, list[GridRun]] = {}  # of each cell
+    for run in runs:
+        task = last.get(run.cell, [])
+        if not 0 < len(task) < run.seeds_per_task:
+            task = last[run.cell] = []
+            tasks.append(task)
+        task.append(run)
+    return tasks
 
 
 def check_environments(runs: Sequence[GridRun]) -> None:

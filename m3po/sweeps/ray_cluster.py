@@ -11,10 +11,10 @@ from typing import Any, Protocol
 
 from m3po.runs.interruption import StopRequest
 from m3po.sweeps.display import Display
-from m3po.sweeps.grid import GridRun
+from m3po.sweeps.grid import GridRun, packed
 from m3po.sweeps.settings import SweepConfig
-from m3po.sweeps.tracks import Lost, Track
-from m3po.sweeps.worker import Outcome, Progress, RunState, TaskReport, survey, train_run
+from m3po.sweeps.tracks import Lost, Task, Track
+from m3po.sweeps.worker import Outcome, Progress, RunState, TaskReport, survey, train_task
 
 _POLL = 0.5  # seconds between two readings of the reports
 
@@ -24,17 +24,17 @@ _PATIENCE = 10.0  # seconds for trainings of an earlier, killed sweep to die
 class Cluster(Protocol):
     """What the sweep needs of Ray."""
 
-    def submit(self, run: GridRun, attempt: int) -> Any:
-        """Start a task of ``train_run``; its handle."""
+    def submit(self, runs: Sequence[GridRun], attempt: int) -> Any:
+        """Start a task of ``train_task``; its handle."""
 
     def wait(self, tasks: Sequence[Any], timeout: float) -> list[Any]:
         """Those of the tasks that have ended, after at most ``timeout`` seconds."""
 
-    def collect(self, task: Any) -> Outcome | Lost:
-        """How an ended task ended."""
+    def collect(self, task: Any) -> Mapping[str, Outcome] | Outcome | Lost:
+        """How an ended task ended: each of its runs by name, or all of them in the same way."""
 
     def cancel(self, task: Any) -> None:
-        """Ask a task to stop after its step, with a checkpoint."""
+        """Ask a task to stop after its step, with checkpoints."""
 
     def reports(self, current: Mapping[str, int]) -> Mapping[str, tuple[TaskReport, float]] | None:
         """``Progress.reports``; None when it cannot be reached at the moment."""
@@ -76,8 +76,8 @@ class RayCluster:
         self._on_head = {"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}}
         self._progress = ray.remote(Progress).options(max_restarts=-1, max_task_retries=-1, **self._on_head).remote()
         # Ray's own retries would start at once, while a node that is only cut off may still be writing. One task per
-        # process: nothing of one run, such as its memory, is left to the next.
-        self._train = ray.remote(max_calls=1, max_retries=0)(train_run)
+        # process: nothing of one, such as its memory, is left to the next.
+        self._train = ray.remote(max_calls=1, max_retries=0)(train_task)
 
     def survey(self, runs: Sequence[GridRun]) -> tuple[str, list[RunState]]:
         """``worker.survey`` on the cluster, whose files this process may not see."""
@@ -102,11 +102,13 @@ class RayCluster:
             if not any(node.get("CPU", 0) >= each.cpus and node.get("GPU", 0) >= each.gpus for node in nodes)
         ]
 
-    def submit(self, run: GridRun, attempt: int) -> Any:
-        task = self._train.options(num_cpus=run.cpus, num_gpus=run.gpus, name=f"{run.name}#{attempt}")
+    def submit(self, runs: Sequence[GridRun], attempt: int) -> Any:
+        first, *others = runs
+        name = "+".join([first.name, *(str(run.config.seed) for run in others)])
+        task = self._train.options(num_cpus=first.cpus, num_gpus=first.gpus, name=f"{name}#{attempt}")
         silence = self._config.silence
         return task.remote(
-            run,
+            runs,
             attempt,
             self._progress,
             self._config.directory,
@@ -123,10 +125,10 @@ class RayCluster:
         ended, _ = self._ray.wait(list(tasks), num_returns=len(tasks), timeout=timeout, fetch_local=False)
         return list(ended)
 
-    def collect(self, task: Any) -> Outcome | Lost:
+    def collect(self, task: Any) -> Mapping[str, Outcome] | Outcome | Lost:
         errors = self._ray.exceptions
         try:
-            outcome: Outcome = self._ray.get(task)
+            outcomes: Mapping[str, Outcome] = self._ray.get(task)
         except errors.TaskCancelledError:
             return Outcome("stopped", {})
         except errors.RayTaskError as error:  # a mistake in the code: once more would not help
@@ -137,7 +139,7 @@ class RayCluster:
         except errors.RayError as error:
             surely = isinstance(error, (errors.WorkerCrashedError, errors.OutOfMemoryError))
             return Lost(type(error).__name__, surely)
-        return outcome
+        return outcomes
 
     def cancel(self, task: Any) -> None:
         self._ray.cancel(task, force=False)
@@ -156,40 +158,49 @@ class RayCluster:
 
 
 def drive(tracks: Sequence[Track], cluster: Cluster, stop: StopRequest, display: Display, *, silence: float) -> None:
-    """Bring every waiting run to its end.
+    """Bring every waiting run to its end, in tasks as ``grid.packed`` makes them of those.
 
-    A run whose worker has ended for sure is taken up at once, and one whose node is lost when its last word is
-    ``silence`` seconds old. It fails when it was lost more than ``run.retries`` times in a row without a new
-    checkpoint. After Ctrl-C or SIGTERM nothing new is started.
+    A task whose worker has ended for sure is taken up at once, and one whose node is lost when its last word is
+    ``silence`` seconds old, with those of its runs that have not ended. They fail when it was lost more than
+    ``run.retries`` times in a row without a new checkpoint. After Ctrl-C or SIGTERM nothing new is started.
     """
-    tasks: dict[Any, Track] = {}
+    waiting = {track.run.name: track for track in tracks if not track.ended}
+    tasks = [Task([waiting[run.name] for run in runs]) for runs in packed([track.run for track in waiting.values()])]
+    under_way: dict[Any, Task] = {}
     stopping = False
-    while not all(track.ended for track in tracks):
+    while under_way or any(task.left for task in tasks):
         # A new attempt is told to ``Progress`` before its task exists: from then on the one before is not wanted.
         reports = _read_reports(tracks, cluster)
         if stop.number is not None and not stopping:
             stopping = True
-            display.say(f"{len(tasks)} runs are asked to stop; those under way write a checkpoint first")
-            for task in tasks:
-                cluster.cancel(task)
-        under_way = {track.run.name for track in tasks.values()}
-        for track in tracks:
-            if track.run.name in under_way:
-                if track.report is not None and track.report.attempt == track.attempt:
-                    track.state, track.message = "running", ""
-            elif stopping and not track.ended:
-                track.state = "stopped"
-            elif track.state == "waiting" and reports is not None:
-                tasks[cluster.submit(track.run, track.attempt)] = track
-            elif track.state == "lost" and reports is not None:
-                _, quiet = reports.get(track.run.name, (None, silence))
-                if track.surely_dead or quiet >= silence:
-                    track.state, track.attempt = "waiting", track.attempt + 1
-        ended = cluster.wait(list(tasks), _POLL)
+            asked = sum(len(task.left) for task in under_way.values())
+            display.say(f"{asked} runs are asked to stop; those under way write a checkpoint first")
+            for handle in under_way:
+                cluster.cancel(handle)
+        busy = set(under_way.values())
+        for task in tasks:
+            left = task.left
+            if not left:
+                continue
+            if task in busy:
+                for track in left:
+                    if track.report is not None and track.report.attempt == track.attempt:
+                        track.state, track.message = "running", ""
+            elif stopping:
+                for track in left:
+                    track.state = "stopped"
+            elif reports is not None and left[0].state == "waiting":
+                under_way[cluster.submit([track.run for track in left], left[0].attempt)] = task
+            elif reports is not None:
+                quiet = min(reports.get(track.run.name, (None, silence))[1] for track in left)
+                if task.surely_dead or quiet >= silence:
+                    for track in left:
+                        track.state, track.attempt = "waiting", track.attempt + 1
+        ended = cluster.wait(list(under_way), _POLL)
         if ended:
             _read_reports(tracks, cluster)  # the last words of those that have ended
-        for task in ended:
-            _end(tasks.pop(task), cluster.collect(task))
+        for handle in ended:
+            _end(under_way.pop(handle), cluster.collect(handle))
         display.show()
 
 
@@ -198,19 +209,17 @@ def _read_reports(tracks: Sequence[Track], cluster: Cluster) -> Mapping[str, tup
     reports = cluster.reports({track.run.name: track.attempt for track in tracks if not track.ended})
     for track in tracks:
         if reports is not None and track.run.name in reports:
-            track.report, _ = reports[track.run.name]
+            track.hear(reports[track.run.name][0])
     return reports
 
 
-def _end(track: Track, outcome: Outcome | Lost) -> None:
-    if isinstance(outcome, Outcome):
-        track.state, track.row, track.message = outcome.state, outcome.row or track.row, outcome.message
-        track.cpu_seconds_per_step = outcome.cpu_seconds_per_step
-        return
-    saved = 0 if track.report is None else track.report.saved
-    track.futile = track.futile + 1 if saved == track.saved_at_loss else 1
-    track.saved_at_loss = saved
-    track.state, track.message, track.surely_dead = "lost", outcome.reason, outcome.surely
-    if track.futile > track.run.retries:
-        track.state = "failed"
-        track.message = f"lost {track.futile} times in a row without a new checkpoint; the last time {outcome.reason}"
+def _end(task: Task, outcome: Mapping[str, Outcome] | Outcome | Lost) -> None:
+    if isinstance(outcome, Lost):
+        task.lose(outcome)
+    elif isinstance(outcome, Outcome):
+        for track in task.left:
+            track.end(outcome)
+    else:
+        for track in task.tracks:
+            if track.run.name in outcome:
+                track.end(outcome[track.run.name])

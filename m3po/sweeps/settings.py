@@ -36,7 +36,8 @@ class SweepConfig:
     list_runs: Annotated[bool, tyro.conf.arg(name="list")] = False
     """Print the runs, and what they cost with --seconds-per-step, and start none."""
     seconds_per_step: Positive | None = None
-    """Only with --list: measured seconds of one real step with all that belongs to it, > 0."""
+    """Only with --list: measured seconds of one real step of one run with all that belongs to it, > 0; of a run that
+    shares its task, its share of them, which is what the last table of a sweep has."""
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print JSON instead of a table."""
 

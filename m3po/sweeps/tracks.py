@@ -1,13 +1,13 @@
-"""One run of a sweep as the driver sees it: its attempts, its last report, how it ended."""
+"""Runs of a sweep and the tasks that train them, as the driver sees them: attempts, last reports, how they ended."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from m3po.sweeps.grid import GridRun
-from m3po.sweeps.worker import TaskReport
+from m3po.sweeps.worker import Outcome, TaskReport
 
 
 @dataclass
@@ -16,8 +16,6 @@ class Track:
 
     Attributes:
         attempt: number of its present task, from 0; also how often it was restarted.
-        surely_dead: whether its last task, when lost, cannot be writing any more.
-        futile: losses in a row without a new checkpoint between them.
         report: the last word of any of its tasks.
         cpu_seconds_per_step: processor time of its last task, a real step.
         row: its last row of metrics.
@@ -26,9 +24,6 @@ class Track:
     run: GridRun
     state: Literal["waiting", "running", "lost", "finished", "stopped", "failed"] = "waiting"
     attempt: int = 0
-    surely_dead: bool = False
-    futile: int = 0
-    saved_at_loss: int = -1
     report: TaskReport | None = None
     row: Mapping[str, Any] = field(default_factory=dict)
     message: str = ""
@@ -46,6 +41,17 @@ class Track:
     def ended(self) -> bool:
         """Whether it has no task and gets none any more."""
         return self.state in ("finished", "stopped", "failed")
+
+    def hear(self, report: TaskReport) -> None:
+        """The last report of any of its tasks."""
+        self.report = report
+        if report.ended is not None and report.attempt == self.attempt and not self.ended:
+            self.end(report.ended)
+
+    def end(self, outcome: Outcome) -> None:
+        """It was told how the run has ended."""
+        self.state, self.row, self.message = outcome.state, outcome.row or self.row, outcome.message
+        self.cpu_seconds_per_step = outcome.cpu_seconds_per_step
 
     def describe(self) -> str:
         """One line of progress."""
@@ -68,3 +74,36 @@ class Lost:
 
     reason: str
     surely: bool
+
+
+@dataclass(eq=False)
+class Task:
+    """Runs that are trained side by side in one Ray task, and lost and taken up again together.
+
+    Attributes:
+        tracks: of the runs, those that have ended among them.
+        surely_dead: whether its last attempt, when lost, cannot be writing any more.
+        futile: losses in a row without a new checkpoint of any of its runs between them.
+    """
+
+    tracks: Sequence[Track]
+    surely_dead: bool = False
+    futile: int = 0
+    saved_at_loss: int = -1
+
+    @property
+    def left(self) -> list[Track]:
+        """The runs that have not ended; they are in the same state and attempt, but for when they began to run."""
+        return [track for track in self.tracks if not track.ended]
+
+    def lose(self, lost: Lost) -> None:
+        """An attempt was lost; the runs have failed when that was so too often in a row."""
+        left = self.left
+        saved = max((track.report.saved for track in left if track.report is not None), default=0)
+        self.futile = self.futile + 1 if saved == self.saved_at_loss else 1
+        self.saved_at_loss, self.surely_dead = saved, lost.surely
+        for track in left:
+            track.state, track.message = "lost", lost.reason
+            if self.futile > track.run.retries:
+                times = f"lost {self.futile} times in a row without a new checkpoint"
+                track.state, track.message = "failed", f"{times}; the last time {lost.reason}"

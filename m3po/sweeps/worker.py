@@ -1,4 +1,5 @@
-"""The part of a sweep that runs on the nodes: one training per task, and the ``Progress`` to which all of them report.
+"""The part of a sweep that runs on the nodes: tasks, which train a run or several, and the ``Progress`` that they
+report to.
 
 torch is imported by the tasks that train, not by this module: ``Progress`` needs none of it.
 """
@@ -41,14 +42,31 @@ class RunState:
 
 
 @dataclass(frozen=True)
-class TaskReport:
-    """What a task said last: where it is, and how far.
+class Outcome:
+    """How a run ended in its task; one that is lost with its task does not get to say anything.
 
     Attributes:
-        attempt: which task of its run it is, counted from 0.
+        row: its last row of metrics, without its long lists.
+        cpu_seconds_per_step: processor time of this task over the real steps of all its runs after their random ones;
+            None without any.
+    """
+
+    state: Literal["finished", "stopped", "failed"]
+    row: Mapping[str, Any]
+    message: str = ""
+    cpu_seconds_per_step: float | None = None
+
+
+@dataclass(frozen=True)
+class TaskReport:
+    """What a task said last of one of its runs: where it is, and how far.
+
+    Attributes:
+        attempt: which task of the run it is, counted from 0.
         node: see ``node_name``.
         step, value, warnings: real steps, return and warnings of the last row of metrics.
         saved: when the last checkpoint was written, in ns; tells whether there is a new one.
+        ended: how the run has ended, where others of the task go on.
     """
 
     attempt: int
@@ -57,21 +75,7 @@ class TaskReport:
     value: float | None = None
     saved: int = 0
     warnings: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a task ended; a lost one does not get to say anything.
-
-    Attributes:
-        row: the run's last row of metrics, without its long lists.
-        cpu_seconds_per_step: processor time of this task over its real steps after the random ones; None without any.
-    """
-
-    state: Literal["finished", "stopped", "failed"]
-    row: Mapping[str, Any]
-    message: str = ""
-    cpu_seconds_per_step: float | None = None
+    ended: Outcome | None = None
 
 
 class Progress:
@@ -84,15 +88,17 @@ class Progress:
         self._current: dict[str, int] = {}
         self._reports: dict[str, tuple[TaskReport, float]] = {}
 
-    def report(self, run: str, report: TaskReport) -> bool:
-        """Take a report; whether that attempt is the one which the sweep wants to go on."""
-        wanted = self._current.get(run, report.attempt) == report.attempt
+    def report(self, reports: Mapping[str, TaskReport]) -> bool:
+        """Take what a task reports of each of its runs; whether the sweep wants all these attempts to go on."""
+        wanted = all(self._current.get(run, report.attempt) == report.attempt for run, report in reports.items())
         if wanted:
-            self._reports[run] = (report, time.monotonic())
+            now = time.monotonic()
+            self._reports |= {run: (report, now) for run, report in reports.items()}
         return wanted
 
     def reports(self, current: Mapping[str, int]) -> dict[str, tuple[TaskReport, float]]:
-        """The last report of every run and the seconds since then. ``current``: each run's attempt from now on."""
+        """The last report of every run and the seconds since then. ``current``: each run's attempt from now on; those
+        that have ended are left out."""
         self._current = dict(current)
         now = time.monotonic()
         return {run: (report, now - at) for run, (report, at) in self._reports.items()}
@@ -100,19 +106,19 @@ class Progress:
 
 class Lease:
     """While entered, reports to ``Progress``, and ends this process when it no longer wants this attempt, or could not
-    be reached for ``silence`` seconds: by then the sweep may have started the run elsewhere.
+    be reached for ``silence`` seconds: by then the sweep may have started the task's runs elsewhere.
 
     Args:
-        report: sends a report, waiting at most so many seconds; True, False (not wanted) or None (not reached).
-        describe: makes the report.
+        report: sends reports, waiting at most so many seconds; True, False (not wanted) or None (not reached).
+        describe: makes the report of each run, by its name.
         beat, silence: seconds between two reports, and without an answer.
         leave: ends the process; a test's own function otherwise.
     """
 
     def __init__(
         self,
-        report: Callable[[TaskReport, float], bool | None],
-        describe: Callable[[], TaskReport],
+        report: Callable[[Mapping[str, TaskReport], float], bool | None],
+        describe: Callable[[], Mapping[str, TaskReport]],
         *,
         beat: float,
         silence: float,
@@ -221,10 +227,15 @@ def ready(config: Config, *, patience: float) -> Config:
 
 
 class Watch:
-    """How far a run is, as a report; its metrics are read only when they have changed."""
+    """How far a run is, as a report; its metrics are read only when they have changed.
 
-    def __init__(self, run: GridRun, attempt: int) -> None:
-        self._path, self._report = run.config.run_dir, TaskReport(attempt, node_name())
+    Args:
+        failed: what stopped runs of this task, by their directories; others may add to it meanwhile.
+    """
+
+    def __init__(self, run: GridRun, attempt: int, failed: Mapping[Path, Exception]) -> None:
+        self._run, self._path, self._failed = run, run.config.run_dir, failed
+        self._report = TaskReport(attempt, node_name())
         self._seen: tuple[int, int] | None = None
 
     def __call__(self) -> TaskReport:
@@ -246,6 +257,8 @@ class Watch:
                 )
             saved = (self._path / LAST).stat().st_mtime_ns
             self._report = dataclasses.replace(self._report, saved=saved)
+        if self._report.ended is None:
+            self._report = dataclasses.replace(self._report, ended=ended(self._run, self._failed))
         return self._report
 
 
@@ -256,8 +269,8 @@ def node_name() -> str:
     return f"{socket.gethostname()}/{ray.get_runtime_context().get_node_id()[:6]}"
 
 
-def train_run(
-    run: GridRun,
+def train_task(
+    runs: Sequence[GridRun],
     attempt: int,
     progress: Any,
     out: Path,
@@ -265,15 +278,15 @@ def train_run(
     beat: float,
     silence: float,
     command: Sequence[str],
-) -> Outcome:
-    """Train, or go on with, one run until it is finished, stopped or has failed. The body of a Ray task.
+) -> dict[str, Outcome]:
+    """Train, or go on with, runs of one cell until each is finished, stopped or has failed. The body of a Ray task.
 
     Args:
         attempt: counts from 0; the number that the sweep knows.
         progress: handle of the actor that holds ``Progress``.
         out, out_id: the sweep's directory and its id: every node has to see the same one.
         beat, silence: see Lease.
-        command: of the sweep, for the run's provenance; this process was started by Ray.
+        command: of the sweep, for the runs' provenance; this process was started by Ray.
     """
     sys.argv = list(command)
     os.environ.setdefault("TQDM_MININTERVAL", "30")  # the bar of a training goes to a log file here
@@ -285,36 +298,81 @@ def train_run(
 
     import m3po.train  # noqa: F401 (slow: before the lease begins)
 
-    def report(each: TaskReport, timeout: float) -> bool | None:
+    def report(each: Mapping[str, TaskReport], timeout: float) -> bool | None:
         try:
-            return bool(ray.get(progress.report.remote(run.name, each), timeout=timeout))
+            return bool(ray.get(progress.report.remote(each), timeout=timeout))
         except (RayError, GetTimeoutError):
             return None
 
-    watch = Watch(run, attempt)
+    failed: dict[Path, Exception] = {}
+    watches = {run.name: Watch(run, attempt, failed) for run in runs}
     try:
-        with Lease(report, watch, beat=beat, silence=silence):
-            return _train(run, out, out_id, patience=max(60.0, 2 * silence))
-    except KeyboardInterrupt:  # the sweep was asked to stop; the training has written its checkpoint
-        return Outcome("stopped", _last_row(run))
+        with Lease(report, lambda: {name: watch() for name, watch in watches.items()}, beat=beat, silence=silence):
+            if not (out / SWEEP_ID).is_file() or read_regular(out / SWEEP_ID).decode() != out_id:
+                unseen = f"node {node_name()} does not see {out}: the nodes need a shared file system"
+                return {run.name: Outcome("failed", {}, unseen) for run in runs}
+            return train_all(runs, failed, patience=max(60.0, 2 * silence))
+    except KeyboardInterrupt:  # the sweep was asked to stop; the trainings have written their checkpoints
+        return {run.name: ended(run, failed) or Outcome("stopped", _last_row(run)) for run in runs}
 
 
-def _train(run: GridRun, out: Path, out_id: str, *, patience: float) -> Outcome:
-    if not (out / SWEEP_ID).is_file() or read_regular(out / SWEEP_ID).decode() != out_id:
-        return Outcome("failed", {}, f"node {node_name()} does not see {out}: the nodes need a shared file system")
+def train_all(runs: Sequence[GridRun], failed: dict[Path, Exception], *, patience: float) -> dict[str, Outcome]:
+    """Train runs of one cell side by side; one that cannot begin or go on fails by itself, and the others go on.
+
+    Args:
+        failed: gets what stopped a run, by its directory, when it happens.
+        patience: see ``ready``, of each run.
+    """
     from m3po.runs.health import DivergenceError
-    from m3po.train import train
+    from m3po.train import blamed, train_side_by_side
 
-    try:
-        began, steps = time.process_time(), state_of(run.config).step
-        train(ready(run.config, patience=patience))
-    except DivergenceError as error:
-        return Outcome("failed", _last_row(run), f"the training diverged: {error}")
-    except (ValueError, OSError) as error:
-        return Outcome("failed", _last_row(run), " ".join(str(error).split()))
-    steps = run.config.total_steps - max(steps, run.config.initial_random_steps)
-    speed = (time.process_time() - began) / steps if steps > 0 else None
-    return Outcome("finished", _last_row(run), cpu_seconds_per_step=speed)
+    began, before = time.process_time(), {run.name: _learned_steps(run) for run in runs}
+    left = list(runs)
+    while left:
+        known = len(failed)
+        try:
+            configs = []
+            for run in left:
+                with blamed(run.config.run_dir, failed):
+                    configs.append(ready(run.config, patience=patience))
+            train_side_by_side(configs, failed)
+            break
+        except (DivergenceError, ValueError, OSError) as error:
+            if len(failed) == known:  # of none in particular: of all
+                failed |= {run.config.run_dir: error for run in left}
+        for reason in failed.values():
+            reason.__traceback__ = None  # it would keep the trainings that have ended
+        left = [run for run in left if run.config.run_dir not in failed]
+    steps = {run.name: _learned_steps(run) - before[run.name] for run in runs}
+    speed = (time.process_time() - began) / max(sum(steps.values()), 1)
+    outcomes = {run.name: ended(run, failed) or Outcome("finished", _last_row(run)) for run in runs}
+    return {
+        name: dataclasses.replace(outcome, cpu_seconds_per_step=speed)
+        if outcome.state == "finished" and steps[name] > 0
+        else outcome
+        for name, outcome in outcomes.items()
+    }
+
+
+def ended(run: GridRun, failed: Mapping[Path, Exception]) -> Outcome | None:
+    """How a run of this task has ended by itself; None when it has not."""
+    from m3po.runs.health import DivergenceError
+
+    reason = failed.get(run.config.run_dir)
+    if reason is not None:
+        told = f"the training diverged: {reason}" if isinstance(reason, DivergenceError) else str(reason)
+        return Outcome("failed", _last_row(run), " ".join(told.split()))
+    with contextlib.suppress(OSError, ValueError):
+        if (run.config.run_dir / "COMPLETE").exists() and state_of(run.config).state == "finished":
+            return Outcome("finished", _last_row(run))
+    return None
+
+
+def _learned_steps(run: GridRun) -> int:
+    """Real steps after the random ones, as far as there are metrics."""
+    with contextlib.suppress(OSError, ValueError):
+        return max(state_of(run.config).step - run.config.initial_random_steps, 0)
+    return 0
 
 
 def _last_row(run: GridRun) -> Mapping[str, Any]:

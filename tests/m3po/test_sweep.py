@@ -32,7 +32,7 @@ from m3po.sweeps.grid import GridRun, check_environments, expand, read_grid
 from m3po.sweeps.ray_cluster import drive
 from m3po.sweeps.tracks import Lost, Track
 from m3po.sweeps.worker import Lease, Outcome, Progress, RunState, TaskReport, directory_id, ready, state_of, survey
-from m3po.train import train
+from m3po.train import train, train_seeds
 from tests.command_errors import refusal
 
 # Epochs end with the episodes of 100 steps; test_train.py interrupts within both.
@@ -59,6 +59,7 @@ ACTIVITIES = ("model", "acting", "environment", "rollout", "update", "measure", 
 TIMES = {"seconds", "checkpoint_bytes", *(f"{name}_seconds" for name in ACTIVITIES)}
 OUT = Path("out")
 Undisturbed = Callable[[int], list[dict[str, Any]]]
+Reports = Mapping[str, TaskReport]
 
 
 # --- grids ----------------------------------------------------------------------------------------
@@ -205,6 +206,11 @@ MISTAKES = {
     "seeds = [0]\ncpus = -1": "cpus must be a finite number >= 0, got -1",
     "seeds = [0]\ngpus = nan": "gpus must be a finite number >= 0, got nan",
     "seeds = [0]\ngpus = 1.5": "gpus must be a whole number or a share below 1, got 1.5",
+    "seeds = [0]\nseeds_per_task = 0": "SwitchingPointMass/m3po/seed-0: seeds_per_task must be >= 1, got 0",
+    "seeds = [0]\nseeds_per_task = 2.0": "top level: seeds_per_task must be a whole number, got 2.0",
+    "seeds = [0]\nseeds_per_task = true": "top level: seeds_per_task must be a whole number, got True",
+    "seeds = [0]\n[[variants]]\nname = 'a'\nseeds_per_task = -1": "SwitchingPointMass/a/seed-0: seeds_per_task must be",
+    "seeds = [0]\nseed_per_task = 2": "unknown setting seed_per_task, did you mean seeds_per_task?",
     "seeds = [0]\nretries = -1": "retries must be a finite number >= 0, got -1",
     "seeds = [0]\ndevice = 'cuda'": "device is cuda and gpus is 0",
     "seeds = [0]\ndevice = 'cpu'\ngpus = 1": "gpus is 1 and device is cpu",
@@ -295,8 +301,9 @@ def test_a_listing_counts_what_a_grid_costs(tmp_path: Path, capsys: pytest.Captu
     assert Config(**{**record["list"][1]["config"], "run_dir": Path()}).total_steps == 3000
     with pytest.raises(SystemExit):
         cli([*words, "--only", "*/b/*"])
-    *lines, last = capsys.readouterr().out.splitlines()
+    *lines, packing, last = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["run", names[1], names[3]]
+    assert packing.startswith("each run is a task of its own; seeds_per_task = 2 makes 1 tasks of them")
     assert last.startswith("2 runs, 6,000 real steps; at 0.36 s a step 1 run-hours (1 CPU-hours, 0 GPU-hours)")
     assert not (tmp_path / "out").exists()
 
@@ -413,20 +420,20 @@ def test_a_directory_keeps_its_id_and_another_has_another(tmp_path: Path) -> Non
 def test_the_sweep_no_longer_wants_an_attempt_that_was_given_up() -> None:
     progress = Progress()
     first, second = TaskReport(0, "a", step=5), TaskReport(1, "b", step=9)
-    assert progress.report("run", first)
+    assert progress.report({"run": first})
     assert progress.reports({"run": 0})["run"][0] == first
     progress.reports({"run": 1})
-    assert not progress.report("run", replace(first, step=7))
+    assert not progress.report({"run": replace(first, step=7)})
     assert progress.reports({"run": 1})["run"][0] == first
-    assert progress.report("run", second)
+    assert progress.report({"run": second})
     report, quiet = progress.reports({"run": 1})["run"]
     assert report == second
     assert 0 <= quiet < 5
 
 
-def lease(answers: Callable[[TaskReport, float], bool | None], silence: float) -> tuple[Lease, threading.Event]:
+def lease(answers: Callable[[Reports, float], bool | None], silence: float) -> tuple[Lease, threading.Event]:
     left = threading.Event()
-    made = Lease(answers, lambda: TaskReport(0, "node"), beat=0.02, silence=silence, leave=left.set)
+    made = Lease(answers, lambda: {"run": TaskReport(0, "node")}, beat=0.02, silence=silence, leave=left.set)
     return made, left
 
 
@@ -442,9 +449,9 @@ def test_a_worker_that_cannot_reach_the_sweep_ends_itself_before_its_run_is_take
     progress, reached = Progress(), True
     timeouts = []
 
-    def report(each: TaskReport, timeout: float) -> bool | None:
+    def report(each: Reports, timeout: float) -> bool | None:
         timeouts.append(timeout)
-        return progress.report("run", each) if reached else None
+        return progress.report(each) if reached else None
 
     keeping, left = lease(report, silence=0.5)
     with keeping:
@@ -460,7 +467,7 @@ def test_a_worker_that_cannot_reach_the_sweep_ends_itself_before_its_run_is_take
 def test_an_answer_that_comes_too_late_counts_as_none() -> None:
     calls = []
 
-    def report(each: TaskReport, timeout: float) -> bool | None:
+    def report(each: Reports, timeout: float) -> bool | None:
         calls.append(timeout)
         if len(calls) > 1:
             time.sleep(0.4)
@@ -473,23 +480,33 @@ def test_an_answer_that_comes_too_late_counts_as_none() -> None:
 
 
 class FakeCluster:
-    """Tasks end as ``script`` says: run name -> one entry per attempt. Time passes only in ``wait``.
+    """Tasks end as ``script`` says: the names of their runs, with + between them -> one entry per attempt. Time passes
+    only in ``wait``.
 
-    An entry is an Outcome, "endless", "crash" for a dead worker, or for a lost node the time of the last checkpoint.
+    An entry is an Outcome or one of each run, "endless", "crash" for a dead worker, or for a lost node the time of the
+    last checkpoint. ``said``: what else a run's report says, by name and attempt.
     """
 
-    def __init__(self, script: Mapping[str, Sequence[Outcome | str | int]], stop: StopRequest | None = None) -> None:
-        self.script, self.stop, self.now = script, stop, 0.0
+    def __init__(
+        self,
+        script: Mapping[str, Any],
+        stop: StopRequest | None = None,
+        said: Mapping[tuple[str, int], Mapping[str, Any]] | None = None,
+    ) -> None:
+        self.script, self.stop, self.said, self.now = script, stop, said or {}, 0.0
         self.log: list[Any] = []
         self.listened: dict[str, int] = {}
         self.words: dict[str, tuple[TaskReport, float]] = {}
 
-    def submit(self, run: GridRun, attempt: int) -> tuple[str, int]:
-        assert self.listened[run.name] == attempt, "the sweep must know an attempt before it can report"
-        self.log.append((run.name, attempt, self.now))
-        entry = self.script[run.name][attempt]
-        self.words[run.name] = (TaskReport(attempt, "node", saved=entry if isinstance(entry, int) else 0), self.now)
-        return run.name, attempt
+    def submit(self, runs: Sequence[GridRun], attempt: int) -> tuple[str, int]:
+        names = "+".join(run.name for run in runs)
+        entry = self.script[names][attempt]
+        said = TaskReport(attempt, "node", saved=entry if isinstance(entry, int) else 0)
+        for run in runs:
+            assert self.listened[run.name] == attempt, "the sweep must know an attempt before it can report"
+            self.words[run.name] = (replace(said, **self.said.get((run.name, attempt), {})), self.now)
+        self.log.append((names, attempt, self.now))
+        return names, attempt
 
     def wait(self, tasks: Sequence[Any], timeout: float) -> list[Any]:
         self.now += timeout
@@ -497,9 +514,9 @@ class FakeCluster:
             self.stop.number = signal.SIGINT
         return [(name, attempt) for name, attempt in tasks if self.script[name][attempt] != "endless"]
 
-    def collect(self, task: tuple[str, int]) -> Outcome | Lost:
-        entry = self.script[task[0]][task[1]]
-        if isinstance(entry, Outcome):
+    def collect(self, task: tuple[str, int]) -> Mapping[str, Outcome] | Outcome | Lost:
+        entry: Any = self.script[task[0]][task[1]]
+        if isinstance(entry, Outcome | dict):
             return entry
         return Lost("WorkerCrashedError", True) if entry == "crash" else Lost("NodeDiedError", False)
 
@@ -517,9 +534,7 @@ class FakeCluster:
 DONE = Outcome("finished", {"step": 500, "return": 3.0})
 
 
-def driven(
-    script: Mapping[str, Sequence[Any]], *, retries: int = 2, stop: bool = False
-) -> tuple[list[Track], FakeCluster]:
+def driven(script: Mapping[str, Any], *, retries: int = 2, stop: bool = False) -> tuple[list[Track], FakeCluster]:
     base = a_run(OUT)
     tracks = [Track(replace(base, name=name, retries=retries)) for name in script]
     request = StopRequest()
@@ -745,6 +760,24 @@ def test_a_run_whose_worker_is_killed_goes_on_and_finished_runs_are_skipped(
     assert (stop.value.code, record["finished"], record["runs"][0]["state"]) == (0, 1, "finished")
     assert record["runs"][0]["return"] == undisturbed(0)[-1]["return"]
     assert len(sessions(run)) == 2
+
+
+def test_seeds_of_one_task_are_those_that_one_command_trains(
+    tmp_path: Path, cluster: Cluster, capfd: pytest.CaptureFixture[str]
+) -> None:
+    text = TINY.replace("500", "140").replace("epoch_steps = 100", "epoch_steps = 40")
+    runs = read_grid(write(tmp_path, f"seeds = [2, 0]\nseeds_per_task = 2\n{text}"), tmp_path / "out")
+    together = train_seeds(replace(runs[0].config, run_dir=tmp_path / "together", seeds=(2, 0)))
+    with pytest.raises(SystemExit) as stop:
+        cli([str(tmp_path / "grid.toml"), "--out", str(tmp_path / "out"), "--address", cluster.address, "--json"])
+    printed = capfd.readouterr()
+    assert stop.value.code == 0
+    assert "1 tasks for 2 runs" in printed.err
+    for run, directory in zip(runs, together, strict=True):
+        assert metrics(run) == metrics(replace(run, config=directory.config))
+    entries = json.loads(printed.out)["runs"]
+    assert [(each["run"], each["state"]) for each in entries] == [(run.name, "finished") for run in runs]
+    assert len({each["cpu_seconds_per_step"] for each in entries}) == 1  # of one process
 
 
 def test_ctrl_c_leaves_checkpoints_and_the_same_command_goes_on(
