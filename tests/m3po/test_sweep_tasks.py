@@ -190,6 +190,27 @@ def test_a_run_that_fails_in_a_task_is_told_of_while_the_others_go_on(capsys: py
     assert "c/0" not in cluster.listened
 
 
+def test_a_task_all_of_whose_runs_have_ended_is_waited_for() -> None:
+    """It may still write, and what it took is told at its end only."""
+    (base,) = grid(Path("out"), 1, 1)
+    tracks = [Track(base)]
+
+    class Slow(FakeCluster):
+        def wait(self, tasks: Any, timeout: float) -> list[Any]:
+            return super().wait(tasks, timeout) if self.now > 4 else self.pass_by(timeout)
+
+        def pass_by(self, timeout: float) -> list[Any]:
+            self.now += timeout
+            return []
+
+    cluster = Slow(
+        {base.name: [{base.name: replace(DONE, cpu_seconds_per_step=0.5)}]}, said={(base.name, 0): {"ended": DONE}}
+    )
+    drive(tracks, cluster, StopRequest(), Display(tracks), silence=10.0)
+    assert cluster.now > 4
+    assert (tracks[0].state, tracks[0].cpu_seconds_per_step) == ("finished", 0.5)
+
+
 def test_a_task_one_of_whose_runs_is_another_tasks_may_write_none() -> None:
     progress = Progress()
     old = {name: TaskReport(0, "a") for name in ("c/0", "c/1", "c/2")}
