@@ -299,6 +299,10 @@ def another_run(path: Path) -> None:
     (path / "config.json").write_text(json.dumps({**record, "width": 9}))
 
 
+def without_origin(path: Path) -> None:
+    (path / "provenance.json").write_text("{")
+
+
 def held_by_another(path: Path) -> None:
     HELD.append(RunDirectory.resume(replace(RunDirectory.read(path).config, resume=True)))
 
@@ -312,6 +316,7 @@ HELD: list[RunDirectory] = []
         (unreadable, "is damaged"),
         (another_run, "holds another run: it has width=9, the grid asks for 8"),
         (held_by_another, "another process is training in"),
+        (without_origin, "provenance.json cannot be read"),
     ],
 )
 def test_what_is_wrong_with_one_directory_fails_that_run_alone(
