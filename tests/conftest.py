@@ -44,6 +44,11 @@ def pytest_configure(config: pytest.Config) -> None:
         environment.setenv(name, str(folder))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest test comes first: as the last, it would leave the other processes idle for minutes."""
+    items.sort(key=lambda item: item.name != "test_the_site_builds_and_is_whole")
+
+
 def refuse_skip(report: Report, config: pytest.Config) -> Report:
     """The report; a failure if it says "skipped" for a reason that ``--only-skip`` does not allow."""
     allowed = config.getoption("--only-skip")

@@ -182,7 +182,7 @@ class Group(ABC, Generic[Run]):
         """What ``act`` returns for every run; one that it fails for is stopped, and the others go on.
 
         Raises:
-            DivergenceError, ValueError: when that was the only one.
+            DivergenceError, ValueError: when that was the last one; it is then the only one left.
         """
         values: dict[Run, Value] = {}
         failed: dict[Run, Exception] = {}
@@ -191,11 +191,16 @@ class Group(ABC, Generic[Run]):
                 values[run] = act(run)
             except (DivergenceError, ValueError) as error:
                 if len(self.runs) == len(failed) + 1:
+                    self._leave(failed)
                     raise
                 failed[run] = error
+        self._leave(failed)
+        return values
+
+    def _leave(self, failed: Mapping[Run, Exception]) -> None:
+        """Go on without these."""
         if failed:
             self.hand_out()
             self.failed |= failed
             self.runs = [run for run in self.runs if run not in failed]
             self._assemble()
-        return values

@@ -19,7 +19,6 @@ from m3po.agents.collection import Collection
 from m3po.agents.group import Group
 from m3po.agents.measuring import measured
 from m3po.agents.rollout import termination_by
-from m3po.agents.sac import POLICY_REPORTS
 from m3po.config import Config
 from m3po.episodes import Trajectories
 from m3po.networks.policy import Policy
@@ -155,6 +154,11 @@ class TrainingLoop(ABC):
         """Inverse of ``epoch_state``."""
         del state  # nothing besides
 
+    def updates_with(self, name: str) -> int:
+        """How many of the epoch's updates have reported ``name``."""
+        del name
+        return self.updates
+
     def agent_warnings(self, means: Mapping[str, float], target_entropy: float) -> dict[str, Any]:
         """``warnings`` about what the updates of a soft actor-critic reported; nothing when there were none."""
         if not means:
@@ -236,11 +240,7 @@ class TrainingLoop(ABC):
 
     def close_epoch(self) -> dict[str, Any]:
         """What there is to say of the epoch's learning, after its last real step."""
-        of_policy = -(-self.updates // self.config.policy_interval)
-        means = {
-            name: value.item() / (of_policy if name in POLICY_REPORTS else self.updates)
-            for name, value in self.update_sums.items()
-        }
+        means = {name: value.item() / self.updates_with(name) for name, value in self.update_sums.items()}
         last = self.finish_epoch()
         row: dict[str, Any] = {"step": self.steps, **means, **self.learned_metrics(means), **last}
         row["collected_reward"] = self._collected / max(self.epoch_step, 1)

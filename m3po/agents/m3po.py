@@ -14,7 +14,7 @@ from m3po.agents.loop import TrainingLoop
 from m3po.agents.model_training import Fit, train_models
 from m3po.agents.policy_limit import MovePenalty
 from m3po.agents.rollout import model_steps
-from m3po.agents.sac import SoftActorCritic, agent_networks, agent_settings
+from m3po.agents.sac import SoftActorCritic, agent_networks, agent_settings, updates_with
 from m3po.data.replay_buffer import EnvironmentBuffers, ModelBuffer, ModelBuffers, drawn
 from m3po.data.types import Segments, Transitions, run_of
 from m3po.episodes import Trajectories
@@ -96,6 +96,9 @@ class M3PO(TrainingLoop):
         moved = self.certification.limit(self.environment_buffer, self.steps)
         self.steps += self.certification.reserve(self.training_steps, self.steps)
         return moved | self.certification.report()
+
+    def updates_with(self, name: str) -> int:
+        return updates_with(name, self.updates, self.config.policy_interval)
 
     def learned_metrics(self, means: Mapping[str, float]) -> dict[str, Any]:
         return {

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from m3po.agents.group import Group, UpdateMetrics
 from m3po.agents.loop import TrainingLoop
 from m3po.agents.rollout import left_over
-from m3po.agents.sac import SoftActorCritic, agent_networks, agent_settings
+from m3po.agents.sac import SoftActorCritic, agent_networks, agent_settings, updates_with
 from m3po.data.draws import Generators, normal, normal_rows
 from m3po.data.replay_buffer import EnvironmentBuffer, EnvironmentBuffers, drawn
 from m3po.data.types import Stretches, Transitions, Windows, at, mean_of, newest, parts_of, run_of
@@ -179,6 +179,9 @@ class Pearl(TrainingLoop):
     @classmethod
     def side_by_side(cls, runs: Sequence[Pearl]) -> PearlGroup:
         return PearlGroup(runs)
+
+    def updates_with(self, name: str) -> int:
+        return updates_with(name, self.updates, self.config.policy_interval)
 
     def learned_metrics(self, means: Mapping[str, float]) -> dict[str, Any]:
         return self.agent_warnings(means, self.target_entropy)

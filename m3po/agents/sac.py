@@ -29,6 +29,12 @@ from m3po.settings import AgentSettings, CriticKind, NetworkSettings
 POLICY_REPORTS = ("policy_loss", "entropy")
 
 
+def updates_with(name: str, updates: int, interval: int) -> int:
+    """How many of an epoch's ``updates`` report ``name``, where those of number 0, ``interval``, ... are of the policy
+    too."""
+    return -(-updates // interval) if name in POLICY_REPORTS else updates
+
+
 def critic_values(critics: StackedMLP, features: Tensor, action: Tensor) -> Tensor:
     """Q_i(h, a) of both critics. Shapes [N, F], [N, A] -> [2, N]."""
     return critics(features, action).squeeze(-1)
