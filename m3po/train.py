@@ -192,8 +192,8 @@ def to_the_end(started: Mapping[TrainingLoop, RunDirectory], failed: dict[Path, 
         except (DivergenceError, ValueError) as error:
             if len(group.runs) > 1:  # not of a run: of its directory, for one
                 raise
-            last = group.runs.pop()
-            group.failed[last] = failed[left[last].path] = error
+            group.failed[group.runs.pop()] = error
+        failed |= {left[training].path: reason for training, reason in group.failed.items()}
         gone = {*group.failed, *(run for run in group.runs if run.finished)}
         left = {training: directory for training, directory in left.items() if training not in gone}
 

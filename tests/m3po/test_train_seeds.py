@@ -182,6 +182,26 @@ def test_a_seed_that_diverges_is_named_and_the_others_end(
         train_seeds(config(tmp_path / "runs", resume=True))
 
 
+def test_seeds_that_all_diverge_at_once_are_all_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    collect_step = Group.collect_step
+
+    def lost(self: Group[Any], *, random: bool) -> dict[Any, float]:
+        for run in self.runs:
+            if run.steps == 150:
+                with torch.no_grad():
+                    next(run.agent.critics.parameters()).fill_(math.nan)
+        return collect_step(self, random=random)
+
+    monkeypatch.setattr(Group, "collect_step", lost)
+    assert main(config(tmp_path / "runs")) == 1
+    told = capsys.readouterr().err
+    assert "error: the training diverged: 3 of 3 runs stopped" in told
+    for seed in (4, 0, 2):
+        assert f"seed-{seed}: critic_loss is nan" in told
+
+
 def test_what_is_wrong_with_a_directory_is_not_taken_for_a_run_that_diverged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
