@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import platform
 import sys
 import tempfile
@@ -36,6 +35,7 @@ from m3po.agents.m3po import M3PO
 from m3po.agents.model_training import train_model
 from m3po.agents.rollout import model_steps
 from m3po.data.types import Segments
+from m3po.envs.vector_options import usable_threads
 from m3po.networks.policy import HistoryPolicy
 from m3po.runs.allocation import keep_freed_memory
 
@@ -203,8 +203,7 @@ def measure_copying(config: BenchmarkConfig, device: torch.device, progress: tqd
 
 def measure_vector(config: BenchmarkConfig, progress: tqdm[Any]) -> dict[str, Any]:
     """Steps per second of bodies side by side, on one thread and on every one that there is."""
-    threads = sorted({1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1})
-    found = measure(BODIES[0], config.vector_envs, threads, steps=20, rounds=ROUNDS)
+    found = measure(BODIES[0], config.vector_envs, sorted({1, usable_threads()}), steps=20, rounds=ROUNDS)
     progress.update()
     return found
 

@@ -85,10 +85,6 @@ class Group(ABC, Generic[Run]):
     def learn(self, epoch_step: int) -> tuple[Sequence[UpdateMetrics], Callable[[int], Sequence[NamedTensors]]]:
         """After real step ``epoch_step`` >= 1 of the epoch: what each update reports, and the batches of a run."""
 
-    def together(self, policies: Sequence[Any]) -> PoliciesOfRuns:
-        """Copies of policies of every run as one, which acts on [R, N] windows."""
-        return type(policies[0]).of_runs(policies)
-
     # The loop: runs can be stopped and continued between any two calls.
 
     @property

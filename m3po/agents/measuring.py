@@ -11,7 +11,7 @@ from torch import Tensor
 
 from m3po.data.types import side_by_side
 from m3po.episodes import EpisodesUnderWay, Trajectories
-from m3po.networks.policy import Policy
+from m3po.networks.policy import PoliciesOfRuns, Policy
 from m3po.seeds import Purpose, environment_seeds
 
 if TYPE_CHECKING:
@@ -99,10 +99,9 @@ def episodes_of(
         given: dict[Run, tuple[Tensor, Tensor]] = {}
         under_way = group.for_each(begun)
         acting = list(group.runs)
-        policy = group.together([policies[run] for run in acting])
+        policy: PoliciesOfRuns = type(policies[acting[0]]).of_runs([policies[run] for run in acting])  # type: ignore[attr-defined]
+        unused = torch.Generator(acting[0].device)  # a run whose episodes are over would not draw any more
         while any(not under_way[run].over for run in group.runs):
-            # A run whose episodes are over would not draw any more.
-            unused = torch.Generator(acting[0].device)
             drawing = [unused if under_way[run].over else generators[run] for run in acting]
             windows = side_by_side([under_way[run].windows for run in acting])
             actions, raws = policy.act(windows, drawing, deterministic=deterministic)

@@ -79,12 +79,17 @@ class BatchNorm(nn.Module):
 
     def joined(self, linear: StackedLinear) -> tuple[Tensor, Tensor]:
         """Weight and bias of (scale * z + shift) W + c as a map of the standardised z."""
-        return self.scale.mT * linear.weight, linear.bias + self.shift @ linear.weight
+        return _before(linear, self.scale, self.shift)
 
     def joined_as_it_runs(self, linear: StackedLinear) -> tuple[Tensor, Tensor]:
         """Weight and bias of the norm with its running statistics and ``linear`` behind it, as one affine map."""
         factor = self.scale * torch.rsqrt(self.variance + LEAST_VARIANCE)
-        return factor.mT * linear.weight, linear.bias + (self.shift - self.mean * factor) @ linear.weight
+        return _before(linear, factor, self.shift - self.mean * factor)
+
+
+def _before(linear: StackedLinear, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """Weight and bias of (scale * x + shift) W + c as a map of x."""
+    return scale.mT * linear.weight, linear.bias + shift @ linear.weight
 
 
 class BatchNormalisedMLP(StackedMLP):
