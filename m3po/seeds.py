@@ -46,6 +46,8 @@ class Purpose(IntEnum):
     """analysis.limited_moves. Place: real step."""
     CERTIFIED_BY_AGE = 12
     """analysis.certified_by_age. Place: age of the data policy, which of its episodes."""
+    MODEL_SAMPLES = 13
+    """What the model of m3po.load draws."""
 
 
 TRAINING = (Purpose.TRAINING_EPISODE, Purpose.TRAINING_MEASUREMENT)
