@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from m3po.agents.loop import TrainingLoop
 
 Run = TypeVar("Run", bound="TrainingLoop")
+
+# Of more, an evaluation's few episodes say nothing.
+MOST_TASKS = 20
 
 
 def measured(group: Group[Run]) -> dict[Run, dict[str, Any]]:
@@ -56,11 +60,18 @@ def measured(group: Group[Run]) -> dict[Run, dict[str, Any]]:
 
 
 def summary(evaluation: Trajectories) -> dict[str, float]:
-    """The mean return of episodes, and its standard error."""
+    """The mean return of episodes, its standard error, and the mean reward of the steps under each of the tasks, which
+    are named by their numbers; of no task where there are more than ``MOST_TASKS``."""
     returns = evaluation.returns()
+    tasks = np.unique(evaluation.tasks[evaluation.valid & (evaluation.tasks >= 0)])
+    by_task = {
+        f"reward_in_task_{task}": float(evaluation.rewards[evaluation.valid & (evaluation.tasks == task)].mean())
+        for task in (tasks if len(tasks) <= MOST_TASKS else ())
+    }
     return {
         "return": float(returns.mean()),
         "return_standard_error": float(returns.std(ddof=1) / len(returns) ** 0.5),
+        **by_task,
     }
 
 

@@ -58,6 +58,22 @@ def choose_elites_by_loss(model: EnsembleModel, segments: Segments, counts: Tens
     return torch.where(counted, mixture, 0.0).sum(dim=-1) / counts
 
 
+@torch.no_grad()
+def explained_share(model: EnsembleModel, segments: Segments) -> float:
+    """1 - sum_n (y_n - mu(h_n, a_n))^2 / sum_n (y_n - mean y)^2, mu the mean of the elites; mean over the coordinates
+    of y = (o' - o, r) that vary.
+
+    0 is what always predicting the mean has; noise of the process keeps it below 1. NaN where nothing varies.
+    """
+    windows, actions, targets = segments.examples(model.encoder.observation_size)
+    mean, _ = model.elite_moments(model.encoder(windows), actions)
+    targets = model.target_normaliser(targets)
+    left = (targets - mean.mean(dim=-3)).square().mean(dim=0)
+    spread = targets.var(dim=0, correction=0)
+    varies = spread > 1e-6
+    return float((1 - left[varies] / spread[varies]).mean())
+
+
 @dataclass
 class Fit:
     """One run's model while it is trained.
@@ -142,9 +158,11 @@ class Fit:
         if self.failure is not None:
             raise self.failure
         self.model.load_state_dict(self.best_state)
+        explained = explained_share(self.model, self.buffer.segments(self.held_out))
         return {
             "model_loss": torch.stack(self.losses).mean().item(),
             "model_held_out_loss": self.best,
+            **({"model_explained": explained} if math.isfinite(explained) else {}),
             "model_updates": float(self.updates),
         }
 
@@ -233,7 +251,7 @@ def train_model(
     """``train_models`` of one run.
 
     Returns:
-        model_loss (training), model_held_out_loss, model_updates.
+        model_loss (training), model_held_out_loss, model_explained (``explained_share``), model_updates.
 
     Raises:
         ValueError: when there is nothing to train on or nothing held out.

@@ -36,8 +36,8 @@ from tests.m3po import small
 
 TINY = small.TINY_MODEL | {"final_learning_rate_share": 0.1}
 LOSSES = {
-    "model_loss", "model_held_out_loss", "model_updates", "critic_loss", "policy_loss", "q_mean", "entropy",
-    "temperature",
+    "model_loss", "model_held_out_loss", "model_explained", "model_updates", "critic_loss", "policy_loss",
+    "q_mean", "entropy", "temperature",
 }  # fmt: skip
 ACTIVITIES = ("model", "acting", "environment", "rollout", "update", "measure", "checkpoint")
 TIMES = {"seconds", "checkpoint_bytes", *(f"{name}_seconds" for name in ACTIVITIES)}

@@ -12,9 +12,9 @@ import torch
 
 from m3po.agents.loop import TrainingLoop
 from m3po.agents.m3po import M3PO
-from m3po.agents.measuring import episodes_of, measured
+from m3po.agents.measuring import episodes_of, measured, summary
 from m3po.config import Config
-from m3po.episodes import run_episodes
+from m3po.episodes import Trajectories, run_episodes
 from m3po.foreign import checked_environment
 from m3po.runs.health import DivergenceError
 from tests.m3po.small import TINY_MODEL
@@ -126,3 +126,20 @@ def test_the_last_run_that_fails_raises_and_leaves_nothing_open(monkeypatch: pyt
     with pytest.raises(DivergenceError, match="that is no number"):
         run.measure()
     assert closed == [True]
+
+
+def test_rewards_are_told_by_task() -> None:
+    """Steps after an episode's end are of no task, and neither are those whose task is not told."""
+    rewards = np.array([[1.0, 2.0, 50.0], [3.0, 5.0, 7.0]])
+    empty = np.zeros((2, 3, 1))
+    tasks = np.array([[0, 0, 0], [0, 2, -1]])
+    valid = np.array([[True, True, False], [True, True, True]])
+    found = summary(Trajectories(np.zeros((2, 4, 1)), empty, empty, rewards, tasks, valid))
+    assert {name: value for name, value in found.items() if "task" in name} == {
+        "reward_in_task_0": 2.0,
+        "reward_in_task_2": 5.0,
+    }
+    many = Trajectories(
+        np.zeros((2, 22, 1)), empty, empty, np.ones((2, 21)), np.arange(42).reshape(2, 21), np.ones((2, 21), bool)
+    )
+    assert set(summary(many)) == {"return", "return_standard_error"}

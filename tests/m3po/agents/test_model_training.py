@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from m3po.agents.model_training import BOUND_WEIGHT, choose_elites_by_loss, train_model
+from m3po.agents.model_training import BOUND_WEIGHT, choose_elites_by_loss, explained_share, train_model
 from m3po.config import Config
 from m3po.data.replay_buffer import EnvironmentBuffer, EnvironmentBuffers
 from m3po.data.types import Segments, Windows
@@ -190,6 +192,34 @@ def test_training_stops_when_patience_ends_and_keeps_the_best() -> None:
     assert choose_elites_by_loss(longer, buffer.segments(held_out)) == pytest.approx(
         later["model_held_out_loss"], abs=1e-6
     )
+
+
+def test_the_explained_share_is_that_of_the_elites_mean() -> None:
+    buffer = filled_buffer(episodes_of([20, 20], seed=0), 3)
+    model = fresh_model()
+    segments = buffer.segments(torch.arange(30))
+    windows, actions, targets = segments.examples(model.encoder.observation_size)
+    model.target_normaliser.fit(targets * 3)
+    model.elite = torch.tensor([1])
+    means, _ = model.elite_moments(model.encoder(windows), actions)
+    normaliser = model.target_normaliser
+    predicted = means.mean(dim=0) * normaliser.std + normaliser.mean
+    left = ((targets - predicted) ** 2).sum(dim=0) / ((targets - targets.mean(dim=0)) ** 2).sum(dim=0)
+    assert explained_share(model, segments) == pytest.approx((1 - left).mean().item(), rel=1e-4)
+
+
+def test_a_model_that_learned_explains_more_and_what_never_varies_counts_for_nothing() -> None:
+    buffer = filled_buffer(episodes_of([40, 40], seed=0), 3)
+    model = fresh_model(width=32)
+    held_out = buffer.segments(buffer.held_out.nonzero()[:, 0])
+    before = explained_share(model, held_out)
+    metrics = train(model, buffer, settings(model_updates=200, model_patience=1000, model_learning_rate=1e-2))
+    assert metrics["model_explained"] == pytest.approx(explained_share(model, held_out))
+    assert metrics["model_explained"] > before
+    same_reward = dataclasses.replace(held_out, reward=held_out.reward[:1].expand_as(held_out.reward))
+    assert math.isfinite(explained_share(model, same_reward))
+    still = dataclasses.replace(same_reward, tokens=held_out.tokens[:1].expand_as(held_out.tokens))
+    assert math.isnan(explained_share(model, still))
 
 
 def test_the_judged_loss_is_that_of_the_mixture() -> None:
