@@ -131,15 +131,16 @@ def test_the_last_run_that_fails_raises_and_leaves_nothing_open(monkeypatch: pyt
 def test_rewards_are_told_by_task() -> None:
     """Steps after an episode's end are of no task, and neither are those whose task is not told."""
     rewards = np.array([[1.0, 2.0, 50.0], [3.0, 5.0, 7.0]])
-    empty = np.zeros((2, 3, 1))
+    actions = np.zeros((2, 3, 1), dtype=np.float32)
     tasks = np.array([[0, 0, 0], [0, 2, -1]])
     valid = np.array([[True, True, False], [True, True, True]])
-    found = summary(Trajectories(np.zeros((2, 4, 1)), empty, empty, rewards, tasks, valid))
+    found = summary(Trajectories(np.zeros((2, 4, 1)), actions, actions, rewards, tasks, valid))
     assert {name: value for name, value in found.items() if "task" in name} == {
         "reward_in_task_0": 2.0,
         "reward_in_task_2": 5.0,
     }
+    more = np.zeros((2, 21, 1), dtype=np.float32)
     many = Trajectories(
-        np.zeros((2, 22, 1)), empty, empty, np.ones((2, 21)), np.arange(42).reshape(2, 21), np.ones((2, 21), bool)
+        np.zeros((2, 22, 1)), more, more, np.ones((2, 21)), np.arange(42).reshape(2, 21), np.ones((2, 21), bool)
     )
     assert set(summary(many)) == {"return", "return_standard_error"}
