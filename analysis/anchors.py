@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
@@ -45,7 +46,7 @@ def anchors(config: AnchorConfig) -> dict[str, object]:
         "episodes": config.episodes,
         "seed": config.seed,
         "policies": policies,
-        "provenance": provenance(["python", "-m", "analysis.anchors", *sys.argv[1:]]),
+        "provenance": provenance([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }
 
 

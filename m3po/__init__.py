@@ -12,7 +12,9 @@ from m3po.runs.interruption import end_quietly_while_importing
 if TYPE_CHECKING:
     from m3po.trained import load
 
-__all__ = ["load"]
+__all__ = ["__version__", "load"]
+
+__version__ = "0.1.0"
 
 end_quietly_while_importing()
 

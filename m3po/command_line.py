@@ -27,11 +27,15 @@ from typing import Any, NoReturn, TextIO, TypeVar
 
 import tyro
 
+from m3po.extras import missing_extra
+from m3po.flag_names import as_declared, unknown
 from m3po.help_text import ANSI, flowing, within_the_terminal
 from m3po.runs.interruption import exit_code, imports_are_over
 from m3po.runs.terminal import messages, open_what_is_closed, remember_where_started, unfailing
 
 Settings = TypeVar("Settings")
+
+MARKS = (tyro.conf.FlagCreatePairsOff,)  # a switch is off, and its flag turns it on
 
 _LONGEST = 290  # characters of a message, with its "error: "
 # Besides ValueError and OSError, what the readers of numbers, tables and archives raise on what they cannot read.
@@ -89,6 +93,7 @@ def parse(
     *,
     prog: str | None = None,
     flat: bool = False,
+    flags: type | None = None,
 ) -> Settings:
     """Flags -> a ``config_type`` (a dataclass whose ``__post_init__`` raises ValueError on a bad value).
 
@@ -97,13 +102,15 @@ def parse(
         arguments: the words after the program name; ``sys.argv[1:]`` when None.
         prog: the program's name in the help, for example ``python -m analysis.compare_bounds``.
         flat: fields that are dataclasses themselves are groups of the help, and do not prefix their flags.
+        flags: a dataclass of all flags, where some were taken out of the arguments before.
 
     Raises:
         SystemExit: code 2 after one line that names the bad value; code 0 after ``--help``.
     """
-    words = sys.argv[1:] if arguments is None else arguments
+    given = sys.argv[1:] if arguments is None else arguments
+    words = as_declared(config_type, given)
     box = io.StringIO()
-    marks = (tyro.conf.FlagCreatePairsOff, *([tyro.conf.OmitArgPrefixes] if flat else []))
+    marks = (*MARKS, *([tyro.conf.OmitArgPrefixes] if flat else []))
     try:
         with contextlib.redirect_stderr(box):
             if not {"-h", "--help"}.isdisjoint(words):
@@ -114,7 +121,9 @@ def parse(
         if stop.code in (0, None):
             raise
         # tyro exits while it handles the ValueError of __post_init__; its box would wrap a long value.
-        fail(stop.__context__ if isinstance(stop.__context__, ValueError) else _words(box.getvalue()))
+        if isinstance(stop.__context__, ValueError):
+            fail(stop.__context__)
+        fail(unknown(flags or config_type, given) or _words(box.getvalue()))
 
 
 def run(
@@ -124,15 +133,16 @@ def run(
     *,
     prog: str,
     expanded: Callable[[Sequence[str], str], Sequence[str]] = lambda arguments, prog: arguments,
+    flags: type | None = None,
 ) -> NoReturn:
     """Parse, call ``main(config)``, exit with the code it returns or with the one that its exception stands for.
 
     The config's paths are absolute: an environment may change the working directory. ``expanded`` gets the arguments
-    and ``prog``, and returns the arguments to parse.
+    and ``prog``, and returns the arguments to parse; ``flags`` has those that it takes out of them too.
     """
-    with _ending():
+    with ending():
         words = expanded(sys.argv[1:] if arguments is None else arguments, prog)
-        raise SystemExit(main(_placed(parse(config_type, words, prog=prog))))
+        raise SystemExit(main(_placed(parse(config_type, words, prog=prog, flags=flags))))
 
 
 def _placed(config: Settings) -> Settings:
@@ -149,7 +159,7 @@ def _placed(config: Settings) -> Settings:
 
 
 @contextlib.contextmanager
-def _ending() -> Iterator[None]:
+def ending() -> Iterator[None]:
     """Every exception as one line and an exit code, and nothing left to be written after it."""
     imports_are_over()
     open_what_is_closed()
@@ -167,6 +177,11 @@ def _ending() -> Iterator[None]:
         raise SystemExit(exit_code(interruption)) from None
     except (ValueError, OSError) as error:
         fail(error)
+    except ModuleNotFoundError as error:
+        lacking = missing_extra(error)
+        if lacking is not None:
+            fail(lacking)
+        fail(_fault(error), 3)
     except _OF_INPUT as error:
         fail(f"{type(error).__name__}: {error}")
     except Exception as error:  # noqa: BLE001 (the boundary: everything ends here)
@@ -174,7 +189,7 @@ def _ending() -> Iterator[None]:
             fail(f"not enough memory for these sizes: {error}")
         if hasattr(error, "exit_code"):
             fail(error, error.exit_code)
-        fail(f"a fault of this program, {type(error).__name__}: {error}; traceback: {_kept_traceback()}", 3)
+        fail(_fault(error), 3)
     finally:
         lost = finish(result)
         if lost is not None:
@@ -183,6 +198,10 @@ def _ending() -> Iterator[None]:
         finish(told)
         if lost is not None:
             raise SystemExit(2)
+
+
+def _fault(error: Exception) -> str:
+    return f"a fault of this program, {type(error).__name__}: {error}; traceback: {_kept_traceback()}"
 
 
 def _is_memory(error: Exception) -> bool:

@@ -96,6 +96,11 @@ def check_fields(config: Any) -> None:
         _check(label, getattr(config, name), hint)
 
 
+def labels(config_type: type) -> list[str]:
+    """What messages call the fields of a dataclass: ``--flag``, or ``NAME`` of a word without one."""
+    return [label for _, _, label in _declared(config_type)]
+
+
 @functools.cache
 def _declared(config_type: type) -> list[tuple[str, Any, str]]:
     """Of every field: its name, its annotation, and what a message calls it."""

@@ -13,10 +13,13 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, get_type_hints
 
 import tyro
+
+from m3po.flag_checks import labels
+from m3po.flag_names import names_of
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -26,16 +29,22 @@ def flowing(settings: Any) -> Any:
 
     tyro breaks lines where an indented docstring goes on. The copy lacks ``__post_init__``.
     """
-    hints, texts = get_type_hints(settings, include_extras=True), _field_texts(settings)
+    hints, texts, own = get_type_hints(settings, include_extras=True), _field_texts(settings), labels(settings)
     fields: list[tuple[str, Any, Any]] = []
-    for each in dataclasses.fields(settings):
+    for each, label in zip(dataclasses.fields(settings), own, strict=True):
         hint = flowing(hints[each.name]) if dataclasses.is_dataclass(hints[each.name]) else hints[each.name]
         if each.name in texts:
-            hint = Annotated[hint, tyro.conf.arg(help=texts[each.name])]
+            hint = Annotated[hint, tyro.conf.arg(help=texts[each.name], **_names(label, own))]
         fields.append((each.name, hint, copy.copy(each)))
     flags = dataclasses.make_dataclass(settings.__name__, fields)
     flags.__doc__ = settings.__doc__
     return flags
+
+
+def _names(label: str, own: Sequence[str]) -> dict[str, Any]:
+    """What tyro calls a flag that has several names; it shows the last one last."""
+    *others, last = names_of(label, own)
+    return {"name": last.removeprefix("--"), "aliases": others} if others else {}
 
 
 def _field_texts(settings: type) -> dict[str, str]:

@@ -28,7 +28,7 @@ from m3po.runs.health import DivergenceError, check_row
 from m3po.runs.interruption import Stopped, StopRequest, exit_code
 from m3po.runs.run_directory import RunDirectory, check_unborn
 from m3po.runs.terminal import messages, shown
-from m3po.training_flags import expanded
+from m3po.training_flags import TrainingFlags, expanded
 
 
 def train(config: Config) -> RunDirectory:
@@ -333,7 +333,7 @@ def last_row(directory: RunDirectory) -> dict[str, Any]:
 
 
 def cli(arguments: Sequence[str] | None = None) -> None:
-    run(main, Config, arguments, prog="python -m m3po.train", expanded=expanded)
+    run(main, Config, arguments, prog="python -m m3po.train", expanded=expanded, flags=TrainingFlags)
 
 
 if __name__ == "__main__":

@@ -15,12 +15,20 @@ from m3po.settings import RunSettings
 
 
 @dataclass(frozen=True)
-class _RunFlags(RunSettings):
-    """What is trained, on what, and where everything about it goes."""
-
+class _Preset:
     preset: Literal["demo", "cheetah", "paper"] | None = None
     """demo is what make demo trains, cheetah the runs of docs/baselines.md, paper the paper's protocol; flags that are
     given as well have the last word."""
+
+
+@dataclass(frozen=True)
+class _RunFlags(_Preset, RunSettings):
+    """What is trained, on what, and where everything about it goes."""
+
+
+@dataclass(frozen=True)
+class TrainingFlags(_Preset, Config):
+    """Every flag of a training."""
 
 
 def expanded(arguments: Sequence[str], prog: str) -> list[str]:

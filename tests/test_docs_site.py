@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from m3po import launcher
 from m3po.config import ALGORITHMS
 from tests.tutorial_page import ROOT, run_command
 
@@ -34,12 +35,20 @@ def code_of(page: str) -> list[str]:
 
 
 def commands_of(code: list[str]) -> list[tuple[str, list[str]]]:
-    """(module, flags) of every ``python -m MODULE ...`` of this project."""
+    """(module, flags) of every ``python -m MODULE ...`` and ``m3po COMMAND ...`` of this project.
+
+    Raises:
+        ValueError: when ``m3po`` has no such command.
+    """
     found = []
     for line in code:
         for module, rest in re.findall(r"python -m ([\w.]+)([^;&|#]*)", line):
             if module.partition(".")[0] in PACKAGES:
                 found.append((module, flags_in(rest)))
+        for words in re.findall(r"(?:^|\$ |[;&|] )m3po ([a-z][^;&|#]*)", line):
+            if not words.startswith("completion "):
+                command, *_ = launcher.chosen(words.split())
+                found.append((command.module.removesuffix(".__main__"), flags_in(words)))
     return found
 
 
@@ -143,7 +152,15 @@ def test_commands_are_found_in_text() -> None:
         "Text `python -m analysis.certify FILE --json` and\n\n```\nfor s in 0; do python -m m3po.train --seed $s \\\n"
     )
     page += "    --run-dir r; done\npython -m pip install --upgrade x\n$ python -m a.b\n```\nand `--from-\nhere`\n"
-    assert commands_of(code_of(page)) == [("m3po.train", ["--seed", "--run-dir"]), ("analysis.certify", ["--json"])]
+    page += "`m3po explore`, `m3po/Ant` and\n```\n$ m3po bounds compare --k 1\n. x && m3po completion bash\n```\n"
+    assert commands_of(code_of(page)) == [
+        ("m3po.train", ["--seed", "--run-dir"]),
+        ("analysis.compare_bounds", ["--k"]),
+        ("analysis.certify", ["--json"]),
+        ("analysis.explorer", []),
+    ]
+    with pytest.raises(ValueError, match="did you mean compare"):
+        commands_of(["m3po bounds compere"])
     assert "--json" in flags_of("analysis.compare_bounds")
     assert "--no-such-flag" not in flags_of("analysis.compare_bounds")
 

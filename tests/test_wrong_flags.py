@@ -21,8 +21,10 @@ import pytest
 import analysis
 import m3po
 import paper_figures
+import paper_figures.__main__
 import paper_figures.command
 from m3po import command_line
+from m3po.commands import GROUPS
 from m3po.flag_checks import Within, _label
 
 DRAWN = 300  # tries of the default suite
@@ -67,6 +69,14 @@ def commands() -> tuple[Command, ...]:
             entry([])
         found.append(Command(name, seen[0]))
     return tuple(found)
+
+
+def test_every_command_is_one_of_m3po_with_the_same_flags() -> None:
+    """The figures' own modules are parts of ``m3po maintain figures``."""
+    listed = {command.module: command.settings_type() for group in GROUPS for command in group.commands}
+    found = {each.module: each.settings for each in commands() if not each.module.startswith("paper_figures.figure")}
+    parts = {f"paper_figures.{name}" for name in paper_figures.__main__.FIGURES}
+    assert listed == {module: settings for module, settings in found.items() if module not in parts}
 
 
 def flags_of(settings: type) -> list[tuple[str, str, Any]]:

@@ -3,9 +3,10 @@
     python -m tests.tutorial_page docs/quick_start.md      # rewrite the outputs on a page
 
 A ``python`` block is executed; all blocks of a page share their names. A ``text`` block right after it is what it
-prints. In any block a line ``$ python -m MODULE ...`` is a command, and the lines below it are what it prints to
-stdout. ``...`` on a line of its own stands for lines that are left out. After a comment ``<!-- numbers vary -->`` the
-next output is compared without its numbers, because they differ from one kind of CPU to another.
+prints. In any block a line ``$ python -m MODULE ...`` or ``$ m3po ...`` is a command, and the lines below it are what
+it prints to stdout. ``...`` on a line of its own stands for lines that are left out. After a comment
+``<!-- numbers vary -->`` the next output is compared without its numbers, because they differ from one kind of CPU to
+another.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def steps_of(page: str) -> list[Step]:
             steps[-1].shown, steps[-1].varying = body, varying
             steps[-1].start, steps[-1].end = fence.start(2), fence.end(2)
             after_code = -1
-        elif re.search(r"^\$ python -m ", body, re.M):
+        elif re.search(r"^\$ (python -m|m3po) ", body, re.M):
             steps += list(_commands(body, fence.start(2), line, varying))
     return steps
 
@@ -88,12 +89,12 @@ def _commands(body: str, offset: int, line: int, varying: bool) -> Iterator[Step
 
 
 def run_command(command: str) -> None:
-    """``python -m MODULE ...`` in this process.
+    """``python -m MODULE ...``, or ``m3po ...``, in this process.
 
     Raises:
         AssertionError: when it is another command, or its exit code is not 0.
     """
-    words = shlex.split(command, comments=True)
+    words = shlex.split(re.sub("^m3po ", "python -m m3po ", command), comments=True)
     assert words[:2] == ["python", "-m"], command
     before, sys.argv = sys.argv, words[2:]
     code: object = 0

@@ -274,7 +274,7 @@ def test_the_line_is_clean_whatever_box_tyro_draws(output, monkeypatch, utf8):
     code, out, err = output("--iterations", "many")
     assert (code, out) == (2, "")
     assert err == "error: Error parsing --iterations: invalid literal for int() with base 10: 'many'\n"
-    assert output("--steps")[2] == "error: Unrecognized options: --steps\n"
+    assert output("steps")[2] == "error: Unrecognized options: steps\n"
 
 
 def test_an_out_below_a_file_is_one_line_too(output, tmp_path):
