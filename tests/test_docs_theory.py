@@ -15,6 +15,7 @@ from bounds.proofs import prove_all
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "theory.md").read_text()
+CLAIMS = (ROOT / "docs" / "claims.md").read_text()
 
 
 def split_math(page: str) -> tuple[list[str], list[str], str]:
@@ -106,3 +107,18 @@ def test_the_table_is_the_catalogue() -> None:
 def test_the_crossover_on_the_page() -> None:
     star = float(crossover_rollout_length(discount=0.9, model_error=0.1, policy_divergence=0.3))
     assert f"$k^\\ast = {star:.4f}$, so {math.floor(star)} is the last" in PAGE
+
+
+def test_the_papers_claims_name_proofs_that_hold_and_bounds_as_large_as_they_say() -> None:
+    theory, experiments = CLAIMS.split("## Experiments")
+    held = {proof.name for proof in prove_all() if proof.holds}
+    named = re.findall(r"`([a-z0-9]+(?:-[a-z0-9]+)+)`", theory)
+    assert len(named) >= 10
+    assert [name for name in named if name not in held] == []
+    assert not re.search(r"`[a-z0-9]+(?:-[a-z0-9]+)+`", experiments)
+    shares = {
+        name: 100 * float(bounds.get(name).evaluate(discount=0.95, model_error=0.1, policy_divergence=0.1)) / 40
+        for name in ("m3po-th1", "m3po-th2")
+    }
+    for name, share in shares.items():
+        assert f"{share:.1f}%" in theory, name
