@@ -15,12 +15,15 @@ from typing import Annotated
 
 import tyro
 
+from analysis.collecting.collect import collect, from_dataset
 from analysis.guarantee.certification import Certification, certify
 from analysis.guarantee.evidence import Evidence, load
 from m3po.command_line import json_of, run
 from m3po.flag_checks import Confidence, Count, check_fields
 
-__all__ = ["Certification", "CertifyConfig", "Evidence", "certify", "cli", "load", "main", "text"]
+__all__ = [
+    "Certification", "CertifyConfig", "Evidence", "certify", "cli", "collect", "from_dataset", "load", "main", "text",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,12 @@ spawn keys cannot, since they come after all words of the entropy and after at l
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Purpose(IntEnum):
@@ -48,6 +51,8 @@ class Purpose(IntEnum):
     """analysis.certified_by_age. Place: age of the data policy, which of its episodes."""
     MODEL_SAMPLES = 13
     """What the model of m3po.load draws."""
+    COLLECTED = 14
+    """analysis.collecting. Place: 0 for the episodes, 1 for the actions, 2 for the rollouts in a model."""
 
 
 TRAINING = (Purpose.TRAINING_EPISODE, Purpose.TRAINING_MEASUREMENT)
@@ -85,5 +90,7 @@ def environment_seeds(purpose: Purpose, seed: int, *place: int, count: int) -> l
 
 def torch_generator(purpose: Purpose, seed: int, *place: int, device: torch.device | str = "cpu") -> torch.Generator:
     """A generator of its own for ``purpose``; it shares nothing with ``environment_seeds`` of the same arguments."""
+    import torch
+
     child = sequence(purpose, seed, *place).spawn(1)[0]
     return torch.Generator(device).manual_seed(int(child.generate_state(1, np.uint64)[0] >> np.uint64(1)))

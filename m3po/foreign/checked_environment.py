@@ -19,6 +19,7 @@ from torch import Tensor
 
 from m3po.envs.protocol import Array
 from m3po.envs.vector_options import ThreadedVector
+from m3po.foreign.answers import flags, numbers
 from m3po.foreign.environment import Offers, contradicts, make_environment, offers_of, rule_complaint, vector_of
 from m3po.runs.health import DivergenceError
 
@@ -62,35 +63,6 @@ def change_of(before: ArrayLike, after: ArrayLike) -> NDArray[np.float32]:
     rounded = second.astype(np.float32) - first.astype(np.float32)
     far = np.maximum(np.abs(first), np.abs(second)) >= FAR
     return np.asarray(np.where(far, (second - first).astype(np.float32), rounded) if far.any() else rounded)
-
-
-def numbers(env_id: str, what: str, values: Any, shape: tuple[int, ...]) -> Array:
-    """A float64 copy of what an environment returned.
-
-    Raises:
-        ValueError: when it is no array of numbers of this shape.
-    """
-    try:
-        array = np.array(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{env_id} returned {what} {values!r}, which is no array of numbers: {error}") from error
-    if array.shape != shape:
-        raise ValueError(f"{env_id} returned {what} of shape {list(array.shape)}, its space has {list(shape)}")
-    return array
-
-
-def flags(env_id: str, what: str, values: Any, count: int) -> NDArray[np.bool_]:
-    """``count`` booleans, also where an environment returned 0 and 1.
-
-    Raises:
-        ValueError: when it returned anything else.
-    """
-    array = np.array(values)
-    if array.dtype != np.bool_ and not (array.dtype.kind in "iuf" and np.isin(array, (0, 1)).all()):
-        raise ValueError(f"{env_id} returned {what}={values!r}, which is neither true nor false")
-    if array.size != count:
-        raise ValueError(f"{env_id} returned {array.size} values of {what}, expected {count}")
-    return array.reshape(count).astype(np.bool_)
 
 
 def finite(values: Array) -> NDArray[np.bool_]:

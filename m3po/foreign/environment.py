@@ -104,7 +104,7 @@ def _check_layers(env_id: str, environment: gym.Env[Any, Any]) -> None:
                 f"{env_id} is cut off after {layer._max_episode_steps} steps by a TimeLimit of its own, before its "
                 f"registered max_episode_steps={limit}"
             )
-        if (holder := _running_statistics(layer)) is not None:
+        if (holder := running_statistics(layer)) is not None:
             raise ValueError(
                 f"{env_id} is wrapped in {type(layer).__name__}, whose statistics ({holder}) change while the run goes "
                 "on and are in no checkpoint, so that no two environments show the same; leave it out (observations "
@@ -112,7 +112,7 @@ def _check_layers(env_id: str, environment: gym.Env[Any, Any]) -> None:
             )
 
 
-def _running_statistics(layer: Any) -> str | None:
+def running_statistics(layer: Any) -> str | None:
     """The attribute of a wrapper that holds running means, which gymnasium and its copies keep in a RunningMeanStd."""
     for name, value in vars(layer).items():
         if "runningmean" in type(value).__name__.lower().replace("_", "") or name in ("obs_rms", "return_rms"):
@@ -324,7 +324,7 @@ def vector_of(environment: gym.Env[Any, Any], count: int) -> gym.vector.VectorEn
     )
     layer = vector
     while layer is not None:
-        if (holder := _running_statistics(layer)) is not None:
+        if (holder := running_statistics(layer)) is not None:
             raise ValueError(f"{spec.id} has a vector implementation with running statistics ({holder})")
         layer = layer.env if isinstance(layer, gym.vector.VectorWrapper) else None
     for own, single in pairs:

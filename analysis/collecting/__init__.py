@@ -1,0 +1,1 @@
+"""Evidence from what users have: their environments, their policies and their recorded episodes."""
