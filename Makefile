@@ -30,7 +30,7 @@ endef
 
 $(VENV)/.installed: $(BIN)/python pyproject.toml constraints.txt requirements.lock
 	$(call install,requirements.lock)
-	$(SELF) .
+	$(SELF) '.[train]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.lock
@@ -69,7 +69,7 @@ COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 
 lock: $(BIN)/python  ## requirements*.lock anew, from pyproject.toml and constraints.txt
 	$(PIP) uv==0.13.9
-	$(COMPILE) -o requirements.lock
+	$(COMPILE) --extra train -o requirements.lock
 	$(COMPILE) --extra dev --extra docs -o requirements-dev.lock
 
 clean:           ## remove the virtual environment, the built site and caches

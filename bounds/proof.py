@@ -199,7 +199,7 @@ def _z3() -> Any:
     try:
         import z3
     except ModuleNotFoundError:
-        raise ModuleNotFoundError("z3 is not installed; it comes with the dev extra: pip install -e '.[dev]'") from None
+        raise ModuleNotFoundError("z3 is not installed: pip install 'm3po-guarantees[verify]'") from None
     return z3
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import sys
-import tomllib
 from pathlib import Path
 
 import matplotlib
@@ -17,7 +17,7 @@ gc.set_threshold(100_000, 20, 50)
 
 project = "M3PO"
 author = "The M3PO toolkit developers"
-version = release = tomllib.loads((DOCS.parent / "pyproject.toml").read_text())["project"]["version"]
+version = release = importlib.import_module("m3po").__version__
 copyright = author
 html_title = "M3PO guarantees"
 

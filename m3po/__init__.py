@@ -1,22 +1,26 @@
 """M3PO: meta-model-based meta-policy optimization (Hiraoka et al. 2021), its environments and its baselines.
 
-``m3po.load(run_dir)`` gives the policy and the model of a run of ``m3po.train``.
+``m3po.load(run_dir)`` gives the policy and the model of a run of ``m3po.train``. Importing this package registers its
+environments where gymnasium is installed: ``gymnasium.make("m3po/HalfCheetahFwdBwd-v0")``.
 """
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from m3po.runs.interruption import end_quietly_while_importing
+from m3po.version import __version__
 
 if TYPE_CHECKING:
     from m3po.trained import load
 
 __all__ = ["__version__", "load"]
 
-__version__ = "0.1.0"
-
 end_quietly_while_importing()
+
+if find_spec("gymnasium") is not None:
+    import m3po.envs  # noqa: F401 (registers them)
 
 
 def __getattr__(name: str) -> Any:

@@ -21,7 +21,7 @@ from m3po.config import ALGORITHMS
 from tests.tutorial_page import ROOT, run_command
 
 DOCS = ROOT / "docs"
-PAGES = (ROOT / "README.md", *sorted(DOCS.glob("*.md")), *sorted((DOCS / "tutorials").glob("*.md")))
+PAGES = (*sorted(ROOT.glob("*.md")), *sorted(DOCS.glob("*.md")), *sorted((DOCS / "tutorials").glob("*.md")))
 PACKAGES = ("bounds", "m3po", "analysis", "paper_figures")
 FENCE = re.compile(r"^```.*?^```", re.M | re.S)
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -8,9 +8,8 @@ from typing import Annotated
 
 import tyro
 
-from analysis.theory.adversary import Candidate
-from analysis.theory.overlap_adversary import OverlapTarget
-from analysis.theory.targets import BoundTarget, CertificateTarget, Target
+from analysis.theory.hard_instances import Candidate
+from analysis.theory.targets import BoundTarget, CertificateTarget, OverlapTarget, Target
 from bounds import ALL_BOUNDS, get
 from bounds.finite.checks import TOLERANCE, measure
 from bounds.finite.instance import Rollout

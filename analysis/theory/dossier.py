@@ -21,7 +21,7 @@ from m3po.flag_checks import Seed, Steps, check_fields
 # The gap of an attaining instance is a sum of up to 91 products; its rounding stays far below this.
 ATTAINED = 1e-10
 
-NO_SOLVER = "z3 is not installed, so no proof was rechecked; it comes with the dev extra: pip install -e '.[dev]'"
+NO_SOLVER = "z3 is not installed, so no proof was rechecked: pip install 'm3po-guarantees[verify]'"
 
 
 @dataclass(frozen=True)

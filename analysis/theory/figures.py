@@ -37,8 +37,9 @@ def draw(axes: Axes, config: CompareConfig) -> None:
     }
     for name, values in drawn.items():
         full = bounds.get(name).scheme == "full"
-        label = BOUND_LABELS[name] + (" (= MBPO 4.1)" if name == "m3po-th1" else "")
-        axes.plot(lengths, values, color=BOUND_COLOURS[name], linestyle=(0, (4, 2)) if full else "-", label=label)
+        label = BOUND_LABELS.get(name, name) + (" (= MBPO 4.1)" if name == "m3po-th1" else "")
+        colour = BOUND_COLOURS.get(name, TRIVIAL_COLOUR)
+        axes.plot(lengths, values, color=colour, linestyle=(0, (4, 2)) if full else "-", label=label)
     axes.axhline(trivial, color=TRIVIAL_COLOUR, linewidth=1.2)
     axes.annotate(
         "vacuous: at or above the trivial $R/(1-\\gamma)$",

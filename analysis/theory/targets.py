@@ -1,4 +1,4 @@
-"""What the adversary can attack: a bound of the catalogue, or the certificate of Theorem 4."""
+"""What the adversary can attack: a bound of the catalogue, Theorem 4's certificate, or Theorem 5."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
-import torch
 
-from analysis.theory.overlap_adversary import OverlapTarget
 from bounds import certificate
 from bounds.finite.checks import (
     ROLLOUT_OF_SCHEME,
@@ -17,12 +15,14 @@ from bounds.finite.checks import (
     Measured,
     bound_ratio,
     certificate_ratio,
+    gap_ratio,
     measure,
 )
 from bounds.finite.instance import Instance, Rollout
 from bounds.finite.process import Array
-
-Tensor: TypeAlias = torch.Tensor
+from bounds.finite.trajectories import enumerate_trajectories, overlap_discrepancy
+from bounds.finite.trajectory_checks import OverlapFunction
+from bounds.overlap import Form, overlap_losses
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,40 @@ class CertificateTarget:
                 for m, d in zip(model_errors, divergences, strict=True)
             ]
         )
+
+
+@dataclass(frozen=True)
+class OverlapTarget:
+    """Theorem 5, or a broken copy of it; ``rollout`` is "averaged", "full" or "exact".
+
+    ``form`` is the smallest, and hence the easiest to refute, by default.
+    """
+
+    discount: float
+    rollout_length: int
+    rollout: Rollout = "averaged"
+    form: Form = "uncapped"
+    evaluate: OverlapFunction = overlap_losses
+    errors_under_policy: bool = False
+    longest_episode: int = 3
+
+    def value(self, instance: Instance, measured: Measured) -> float:
+        """The discrepancy by the exact engine."""
+        del measured
+        return overlap_discrepancy(
+            instance,
+            enumerate_trajectories(instance),
+            self.discount,
+            self.rollout,
+            self.rollout_length,
+            form=self.form,
+            evaluate=self.evaluate,
+        )
+
+    def ratio(self, instance: Instance) -> float:
+        """gap / discrepancy by the exact engine."""
+        measured = measure(instance, self.discount, self.rollout_length)
+        return gap_ratio(measured.gaps[self.rollout], self.value(instance, measured), measured.allowance)
 
 
 Target: TypeAlias = BoundTarget | CertificateTarget | OverlapTarget

@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 
-ROOT = Path(__file__).resolve().parents[2]
+from m3po.extras import DISTRIBUTION
+from m3po.version import __version__
 
-_DISTRIBUTION = "m3po-guarantees"
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def _git(*words: str) -> str | None:
@@ -39,7 +40,7 @@ def _from_repository() -> bool:
 
 def _installed() -> metadata.Distribution | None:
     """The installed package that this code is of; None when it is run from its sources."""
-    for found in metadata.distributions(name=_DISTRIBUTION):
+    for found in metadata.distributions(name=DISTRIBUTION):
         if Path(str(found.locate_file("m3po/runs/provenance.py"))).resolve() == Path(__file__).resolve():
             return found
     return None
@@ -64,7 +65,7 @@ def provenance(argv: Sequence[str]) -> dict[str, Any]:
         "argv": list(argv),
         "versions": {
             "python": platform.python_version(),
-            **({} if package is None else {_DISTRIBUTION: package.version}),
+            DISTRIBUTION: __version__,
             **{name: metadata.version(name) for name in ("torch", "numpy", "gymnasium", "mujoco")},
         },
         "hardware": {
@@ -78,5 +79,5 @@ def provenance(argv: Sequence[str]) -> dict[str, Any]:
 
 def commit_of(made: Mapping[str, Any]) -> str:
     """The commit of a ``provenance``, with "+" after it where there were uncommitted changes; or else the version."""
-    version = made.get("versions", {}).get(_DISTRIBUTION)
+    version = made.get("versions", {}).get(DISTRIBUTION)
     return f"{made['commit'] or (f'version-{version}' if version else 'unknown')}{'+' if made['dirty'] else ''}"

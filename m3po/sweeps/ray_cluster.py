@@ -44,15 +44,13 @@ def import_ray() -> Any:
     """Ray, which is an extra.
 
     Raises:
-        ValueError: when it is not installed.
+        ModuleNotFoundError: when it is not installed.
     """
     # Of a local Ray; a cluster's head decides for itself. Trainings get the priority that one started by hand has.
     for name in ("RAY_USAGE_STATS_ENABLED", "RAY_worker_niceness"):
         os.environ.setdefault(name, "0")
-    try:
-        import ray
-    except ImportError as error:
-        raise ValueError("a sweep needs ray: pip install -e '.[cluster]'") from error
+    import ray
+
     return ray
 
 

@@ -206,9 +206,10 @@ WITHOUT_TORCH = """
 import sys
 class WithoutTorch:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("torch", "gymnasium", "mujoco", "tensorboard"):
+        if name in ("torch", "mujoco", "tensorboard"):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, WithoutTorch())
+sys.modules["gymnasium"] = None
 """
 
 

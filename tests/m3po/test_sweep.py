@@ -279,7 +279,7 @@ def test_without_ray_one_line_tells_what_to_install(
     with pytest.raises(SystemExit) as stop:
         cli([str(write(tmp_path, GRID)), "--out", str(tmp_path / "out")])
     assert stop.value.code == 2
-    assert capsys.readouterr().err == "error: a sweep needs ray: pip install -e '.[cluster]'\n"
+    assert capsys.readouterr().err == "error: this needs ray: pip install 'm3po-guarantees[cluster]'\n"
     assert not (tmp_path / "out").exists()
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+import m3po
 from m3po.config import Config
 from m3po.runs.checkpoints import LAST, PREVIOUS
 from m3po.runs.provenance import ROOT, commit_of, provenance
@@ -65,6 +66,7 @@ def test_a_run_can_be_read_back(run: RunDirectory) -> None:
     (origin,) = json.loads((run.path / "provenance.json").read_text())
     assert set(origin) == {"commit", "dirty", "argv", "versions", "hardware", "start_utc"}
     assert origin["versions"]["torch"] == torch.__version__
+    assert origin["versions"]["m3po-guarantees"] == m3po.__version__
     assert not list(run.path.glob("*.partial"))
     assert list(run.path.glob("events.out.tfevents.*"))
 
@@ -530,8 +532,6 @@ def test_the_commit_is_that_of_this_code_and_of_no_repository_around_it(
 
 
 class Wheel:
-    version = "1.2.3"
-
     def __init__(self, root: Path, origin: str | None) -> None:
         self.root, self.origin = root, origin
 
@@ -542,13 +542,14 @@ class Wheel:
         return self.origin if name == "direct_url.json" else None
 
 
-def test_an_installed_package_is_known_by_its_version_or_by_what_pip_noted(
+def test_code_without_a_commit_is_known_by_its_version_or_by_what_pip_noted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = ROOT
     monkeypatch.setattr("m3po.runs.provenance.ROOT", tmp_path)
     noted = json.dumps({"vcs_info": {"commit_id": "abc"}})
-    for where, origin, commit in ((root, None, "version-1.2.3"), (root, noted, "abc"), (tmp_path, noted, "unknown")):
+    version = f"version-{m3po.__version__}"
+    for where, origin, commit in ((root, None, version), (root, noted, "abc"), (tmp_path, noted, version)):
         wheel = Wheel(where, origin)
         monkeypatch.setattr("importlib.metadata.distributions", lambda wheel=wheel, **_: [wheel])
         assert commit_of(provenance([])) == commit
