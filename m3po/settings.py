@@ -109,8 +109,8 @@ class AgentSettings:
     """The learning rate falls linearly over the run to this share of itself, in (0, 1]; 1 keeps it constant."""
     critics: CriticKind = "target-networks"
     """What critics are held against. target-networks: copies that follow slowly, as in the sources. batch-norm: the
-    critics themselves, with batch norm over both ends of the transitions together (CrossQ; ours in M3PO). An update
-    then takes twice as long; fewer updates are needed."""
+    critics themselves, with batch norm over both ends of the transitions together, and Adam's beta_1 = .5 (CrossQ; ours
+    in M3PO). An update then takes twice as long; fewer updates are needed."""
     policy_interval: Count = 1
     """Updates of the critics per update of policy and temperature, which are then as much slower (CrossQ: 3)."""
     target_rate: PositiveShare = 0.01

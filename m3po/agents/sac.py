@@ -25,6 +25,9 @@ from m3po.networks.stacked import StackedMLP
 from m3po.networks.units import HiddenUnits
 from m3po.settings import AgentSettings, CriticKind, NetworkSettings
 
+# Adam's, where critics follow their own values: CrossQ's.
+BETA_1_WITHOUT_TARGETS = 0.5
+
 # What an update of the policy reports.
 POLICY_REPORTS = ("policy_loss", "entropy")
 
@@ -239,7 +242,8 @@ class SoftActorCritic:
     def _adam(self, parameters: list[Tensor]) -> torch.optim.Adam:
         rate, capturable = self.settings.learning_rate, self.settings.capturable
         rates = torch.tensor(rate, device=parameters[0].device) if capturable else rate
-        return torch.optim.Adam(parameters, lr=rates, fused=True, capturable=capturable)
+        first = BETA_1_WITHOUT_TARGETS if isinstance(self.critics, BatchNormalisedMLP) else 0.9
+        return torch.optim.Adam(parameters, lr=rates, betas=(first, 0.999), fused=True, capturable=capturable)
 
     def update(
         self,

@@ -16,6 +16,7 @@ from m3po.agents.sac import (
 from m3po.data.types import Transitions
 from m3po.networks.batch_normalised import BatchNorm, BatchNormalisedMLP
 from m3po.networks.policy import GaussianPolicy
+from m3po.networks.stacked import StackedMLP
 
 SETTINGS = SoftActorCriticSettings(discount=0.9, target_rate=0.1, target_entropy=-2.0, learning_rate=1e-2)
 TEMPERATURE = torch.tensor(0.3)
@@ -100,8 +101,19 @@ def test_there_are_no_target_networks_to_follow_or_to_save() -> None:
     assert all(torch.equal(continued[0][name], continued[1][name]) for name in continued[0])
 
 
+def test_gradients_are_averaged_over_fewer_steps_than_where_targets_are_slow() -> None:
+    """And of several runs side by side as of one."""
+    without = SoftActorCritic(policy(), critics(), SETTINGS, 0.1)
+    slow = SoftActorCritic(policy(), StackedMLP(2, 5, 8, 1, 1, units="rectified"), SETTINGS, 0.1)
+    for agents, beta_1 in (([without], 0.5), ([slow], 0.9)):
+        for agent in (*agents, SoftActorCritic.of_runs([copy.deepcopy(agents[0]), *agents])):
+            for optimiser in agent.optimisers().values():
+                assert [group["betas"] for group in optimiser.param_groups] == [(beta_1, 0.999)]
+
+
 def test_critics_learn_the_values_of_a_chain_without_targets() -> None:
     """r = o, o' = -o, gamma .9: Q = o / 1.9 for every action, and rewards that end are their own value."""
+    torch.manual_seed(0)
     twins = BatchNormalisedMLP(2, 5, 32, 1, 1, units="rectified")
     agent = SoftActorCritic(policy(), twins, SoftActorCriticSettings(0.9, 0.1, None, 3e-3), 1e-6)
     generator = torch.Generator().manual_seed(0)
