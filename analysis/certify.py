@@ -9,40 +9,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated
-
-import tyro
 
 from analysis.collecting.collect import collect, from_dataset
+from analysis.flags.certify import CertifyConfig
 from analysis.guarantee.certification import Certification, certify
 from analysis.guarantee.evidence import Evidence, load
 from m3po.command_line import json_of, run
-from m3po.flag_checks import Confidence, Count, check_fields
 
 __all__ = [
     "Certification", "CertifyConfig", "Evidence", "certify", "cli", "collect", "from_dataset", "load", "main", "text",
 ]  # fmt: skip
-
-
-@dataclass(frozen=True)
-class CertifyConfig:
-    """Certify a policy's return, or what a model promises of it, from your own data: a lower bound on the true return
-    with confidence, or an honest "not certifiable" and why. docs/certify.md says how to make the file."""
-
-    evidence: tyro.conf.Positional[Path]
-    """.npz file with the arrays of analysis.certify.Evidence."""
-    confidence: Confidence = 0.95
-    """Probability with which the lower bound holds, in (0, 1)."""
-    candidates: Count = 1
-    """How many policies, models, checkpoints, rollout lengths or discounts you certify with the same episodes to choose
-    the best, >= 1: each gets that share of the error probability."""
-    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
-    """Print one JSON object instead of text."""
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
 
 def text(report: Certification) -> str:

@@ -10,46 +10,23 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-import tyro
 
+from analysis.flags.compare_algorithms import ComparisonConfig
 from analysis.runs.collection import CollectedRun, algorithm_of, disagreement, rows_of
 from analysis.runs.outputs import Output, files_of, mark_of
 from analysis.runs.run_table import table_of
 from analysis.statistics.aggregates import student_interval
 from m3po.command_line import json_of, run
-from m3po.flag_checks import Items, check_directory_of, check_fields
 from m3po.runs.run_directory import RunDirectory
 
 # What all algorithms read; histories may also be switched off, and M3PO-h trained longer.
 MEASURED = ("return", "return_standard_error")
 
 MARK = mark_of("analysis.comparison")
-
-
-@dataclass(frozen=True)
-class ComparisonConfig:
-    """Collect the learning curves of several algorithms in one or more environments into one CSV, and print the final
-    evaluations (the last, not the best)."""
-
-    run_dirs: tyro.conf.Positional[Annotated[tuple[Path, ...], Items()]]
-    """Run directories of m3po.train."""
-    out: Path | None = None
-    """Where to write the CSV; nowhere when not given."""
-    overwrite: bool = False
-    """Replace the file of --out even if this command did not write it; one that it wrote is replaced anyway."""
-    unfinished: bool = False
-    """Take runs that are not finished too, as far as they are."""
-    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
-    """Print JSON instead of a table."""
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        check_directory_of("out", self.out)
 
 
 def load(run_dirs: Sequence[Path], *, unfinished: bool = False) -> dict[str, list[CollectedRun]]:

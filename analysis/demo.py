@@ -11,15 +11,13 @@ import io
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated
 
 import torch
 
 from analysis import check_guarantee, compare_bounds, learning_curves
 from analysis.drawing.curves import draw as draw_curves
 from analysis.drawing.style import figure_style
+from analysis.flags.demo import DemoConfig
 from analysis.guarantee import figures
 from analysis.guarantee.audit import CheckConfig, audit
 from analysis.guarantee.guarantee import Guarantee
@@ -30,44 +28,9 @@ from analysis.runs.outputs import Output, mark_of
 from analysis.theory import comparison
 from m3po import train
 from m3po.command_line import run
-from m3po.config import Config
-from m3po.flag_checks import Items, Seed, Steps, check_fields
-from m3po.presets import preset_values
 from m3po.runs.interruption import exit_code
 from m3po.runs.run_directory import RunDirectory
 from m3po.runs.terminal import shown
-
-
-@dataclass(frozen=True)
-class DemoConfig:
-    """Compare the bounds, train M3PO on SwitchingPointMass, check its guarantee, and write one page about it."""
-
-    out: Path = Path("demo")
-    """Directory for the page, its pictures and the run."""
-    total_steps: Steps = preset_values("demo", "m3po")["total_steps"]
-    """Real environment steps of the training."""
-    seed: Seed = 0
-    """Seed of the training."""
-    seeds: Annotated[tuple[Seed, ...], Items(different=True)] | None = None
-    """Instead of --seed: several, trained side by side. The learning curve is then that of all, and the guarantee is
-    checked for the first."""
-    overwrite: bool = False
-    """Replace a page or pictures in --out even if this command did not write them."""
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        self.training(resume=False)
-
-    def training(self, *, resume: bool) -> Config:
-        """The settings of the training."""
-        return Config.preset(
-            "demo",
-            run_dir=self.out / "run",
-            total_steps=self.total_steps,
-            seed=self.seed,
-            seeds=self.seeds,
-            resume=resume,
-        )
 
 
 def outputs_of(config: DemoConfig) -> dict[str, Output]:

@@ -7,37 +7,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any
-
-import tyro
+from typing import Any
 
 from analysis.drawing.curves import draw
+from analysis.flags.curves import CurvesConfig
 from analysis.runs.anchors import anchors_of, closed
 from analysis.runs.curves import Curves, load
-from analysis.runs.outputs import Output, check_figure, files_of, mark_of
+from analysis.runs.outputs import Output, files_of, mark_of
 from m3po.command_line import json_of, run
-from m3po.flag_checks import Items, check_fields
-
-
-@dataclass(frozen=True)
-class CurvesConfig:
-    """Draw learning curves and error curves, and print the final evaluations with the share of the gap between the
-    memoryless and the task-knowing policy that was closed."""
-
-    run_dirs: tyro.conf.Positional[Annotated[tuple[Path, ...], Items()]]
-    """Run directories of m3po.train, all of one environment."""
-    figure: Path = Path("learning_curves.png")
-    """Where to draw (.png, .pdf, .svg)."""
-    overwrite: bool = False
-    """Replace the file of --figure even if this command did not write it; one that it wrote is replaced anyway."""
-    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
-    """Print JSON instead of a table."""
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        check_figure("figure", self.figure)
 
 
 def summary(curves: Curves, anchors: dict[str, float]) -> dict[str, Any]:

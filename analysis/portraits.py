@@ -9,7 +9,8 @@ from pathlib import Path
 
 from analysis.drawing.photographer import choose_backend
 from analysis.drawing.portraits import NAMES, draw_strips, portrait
-from analysis.runs.outputs import Output, check_figure, mark_of
+from analysis.flags.figure_files import check_figure
+from analysis.runs.outputs import Output, mark_of
 from m3po.command_line import run
 from m3po.flag_checks import Pixels, check_directory, check_fields
 

@@ -8,44 +8,22 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-import tyro
 
+from analysis.flags.variants import VariantsConfig
 from analysis.runs.anchors import committed_anchors
 from analysis.runs.collection import CollectedRun, load
 from analysis.runs.outputs import Output, files_of, mark_of
 from analysis.runs.run_table import table_of
 from analysis.statistics.aggregates import student_interval
 from m3po.command_line import json_of, run
-from m3po.flag_checks import Items, check_directory_of, check_fields
 from m3po.runs.run_directory import RunDirectory
 
 MARK = mark_of("analysis.variants")
 
 COLUMNS = ("return", "return_standard_error", "eps_m", "eps_m_mean", "eps_pi_mean")
-
-
-@dataclass(frozen=True)
-class VariantsConfig:
-    """Collect the metrics of finished runs, of several variants with several seeds each, into one CSV; print the final
-    evaluations (the last, not the best) with 95% Student intervals over seeds."""
-
-    run_dirs: tyro.conf.Positional[Annotated[tuple[Path, ...], Items()]]
-    """Finished run directories of m3po.train, all of one environment."""
-    out: Path | None = None
-    """Where to write the CSV; nowhere when not given."""
-    overwrite: bool = False
-    """Replace the file of --out even if this command did not write it; one that it wrote is replaced anyway."""
-    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
-    """Print JSON instead of a table."""
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        check_directory_of("out", self.out)
 
 
 def table(runs: Sequence[CollectedRun]) -> str:

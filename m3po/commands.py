@@ -89,25 +89,25 @@ GROUPS = (
         "What theorems say, and whether they hold.",
         (
             Command(
-                "compare", "analysis.compare_bounds", "analysis.theory.comparison:CompareConfig",
+                "compare", "analysis.compare_bounds", "analysis.flags.compare:CompareConfig",
                 "What every bound guarantees at given errors.",
                 "--gamma 0.95 --eps-m 0.1 --eps-pi 0.1 --k 1 5",
                 ("compare-bounds",),
             ),
             Command(
-                "verify", "analysis.verify_theory", "analysis.theory.dossier:VerifyConfig",
+                "verify", "analysis.verify_theory", "analysis.flags.verify:VerifyConfig",
                 "Check every proof, and every theorem on exact processes.",
                 "--json",
                 ("verify-theory",),
             ),
             Command(
-                "attack", "analysis.search_counterexample", "analysis.theory.attack:SearchConfig",
+                "attack", "analysis.search_counterexample", "analysis.flags.attack:SearchConfig",
                 "Search for a process that refutes a bound.",
                 "--bound m3po-th2 --gamma 0.9 --k 3",
                 ("search-counterexample",),
             ),
             Command(
-                "explore", "analysis.explorer.__main__", "analysis.explorer.__main__:ExplorerConfig",
+                "explore", "analysis.explorer.__main__", "analysis.flags.explore:ExplorerConfig",
                 "Write one page on which every bound is live.",
                 "--out explorer.html",
                 ("explorer",),
@@ -130,18 +130,18 @@ GROUPS = (
                 "sweeps/point_mass.toml --list",
             ),
             Command(
-                "evaluate", "analysis.evaluation", "analysis.runs.evaluation:EvaluationConfig",
+                "evaluate", "analysis.evaluation", "analysis.flags.evaluate:EvaluationConfig",
                 "Evaluate trained policies on training or test tasks.",
                 "runs/first --episodes 20",
                 ("evaluation",),
             ),
             Command(
-                "render", "analysis.render", "analysis.drawing.episodes:RenderConfig",
+                "render", "analysis.render", "analysis.flags.render:RenderConfig",
                 "Film an episode of a trained policy.",
                 "runs/first",
             ),
             Command(
-                "demo", "analysis.demo", "analysis.demo:DemoConfig",
+                "demo", "analysis.demo", "analysis.flags.demo:DemoConfig",
                 "Compare the bounds, train, check the guarantee, and write one page about it.",
                 "--total-steps 1000",
             ),
@@ -152,23 +152,23 @@ GROUPS = (
         "How far a model's promise can be trusted.",
         (
             Command(
-                "certify", "analysis.certify", "analysis.certify:CertifyConfig",
+                "certify", "analysis.certify", "analysis.flags.certify:CertifyConfig",
                 "A lower bound on the true return, from your own data.",
                 "evidence.npz",
             ),
             Command(
-                "check", "analysis.check_guarantee", "analysis.guarantee.audit:CheckConfig",
+                "check", "analysis.check_guarantee", "analysis.flags.check:CheckConfig",
                 "Hold the measured gap of a trained run against every bound.",
                 "runs/first --episodes 200",
                 ("check-guarantee",),
             ),
             Command(
-                "report", "analysis.report.__main__", "analysis.report.__main__:ReportConfig",
+                "report", "analysis.report.__main__", "analysis.flags.report:ReportConfig",
                 "Write one page: can this run's model be trusted?",
                 "runs/first",
             ),
             Command(
-                "example", "analysis.certify_example", "analysis.studies.certify_example:ExampleConfig",
+                "example", "analysis.certify_example", "analysis.flags.example:ExampleConfig",
                 "Write evidence for certify, of a process with a known answer.",
                 "--out evidence.npz",
                 ("certify-example",),
@@ -180,24 +180,24 @@ GROUPS = (
         "What finished runs say, and how surely.",
         (
             Command(
-                "curves", "analysis.learning_curves", "analysis.learning_curves:CurvesConfig",
+                "curves", "analysis.learning_curves", "analysis.flags.curves:CurvesConfig",
                 "Draw learning curves and error curves.",
                 "runs/first --figure curves.png",
                 ("learning-curves",),
             ),
             Command(
-                "compare", "analysis.comparison", "analysis.comparison:ComparisonConfig",
+                "compare", "analysis.comparison", "analysis.flags.compare_algorithms:ComparisonConfig",
                 "Put algorithms beside each other, over environments.",
                 "runs/m3po runs/pearl --out curves.csv",
                 ("comparison",),
             ),
             Command(
-                "variants", "analysis.variants", "analysis.variants:VariantsConfig",
+                "variants", "analysis.variants", "analysis.flags.variants:VariantsConfig",
                 "Put variants of one algorithm beside each other, in a table.",
                 "runs/k1 runs/k3 --out table.csv",
             ),
             Command(
-                "statistics", "analysis.statistics.__main__", "analysis.statistics.summary:StatisticsConfig",
+                "statistics", "analysis.statistics.__main__", "analysis.flags.statistics:StatisticsConfig",
                 "Means, medians and intervals of a table of runs.",
                 "table.csv --baseline k1",
             ),

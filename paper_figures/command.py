@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import tyro
 
 from analysis.drawing.style import figure_style
-from analysis.runs.outputs import FIGURE_SUFFIXES, Output, check_figure, mark_of
+from analysis.flags.figure_files import FIGURE_SUFFIXES, check_figure
+from analysis.runs.outputs import Output, mark_of
 from m3po.command_line import run
 from m3po.flag_checks import check_fields
 

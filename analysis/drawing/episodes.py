@@ -5,21 +5,19 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
 import torch
-import tyro
 from numpy.typing import NDArray
 
 from analysis.drawing.photographer import Picture, TaskColours
 from analysis.drawing.style import figure_style
+from analysis.flags.render import RenderConfig
 from analysis.runs.outputs import Output
 from m3po.data.types import Windows
 from m3po.envs.switching_point_mass import PICTURE_EXTENT, REWARD_WIDTH
-from m3po.flag_checks import Count, Members, Pixels, Seed, Steps, check_directory, check_fields
 from m3po.foreign.checked_environment import to_environment, to_tensor
 from m3po.networks.policy import Policy
 
@@ -28,39 +26,6 @@ if TYPE_CHECKING:
 
 # Of the band at the foot of each picture of the video, in pixels.
 BAND_HEIGHT = 6
-
-
-@dataclass(frozen=True)
-class RenderConfig:
-    """Show the deterministic policy of a run in one episode: episode.gif and strip.png, coloured by the hidden task.
-
-    MuJoCo environments need EGL (no screen); SwitchingPointMass needs nothing.
-    """
-
-    run_dir: tyro.conf.Positional[Path]
-    """Run directory of a training."""
-    seed: Seed = 0
-    """Seed of the episode."""
-    steps: Count = 300
-    """Steps to show, at most (the episode may end earlier)."""
-    every: Steps = 3
-    """Steps between two pictures of the video."""
-    strip_pictures: Members = 8
-    """Pictures in the strip."""
-    width: Pixels = 320
-    """Of a picture, in pixels."""
-    height: Pixels = 240
-    """Of a picture, in pixels."""
-    trust_env: bool = False
-    """Build the run's environment even if that imports a module or reads files that its config.json names."""
-    out_dir: Path | None = None
-    """Where the two files go; RUN_DIR when not given."""
-    overwrite: bool = False
-    """Replace files of these names even if this command did not write them; those that it wrote are replaced anyway."""
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        check_directory("out_dir", self.out_dir)
 
 
 @dataclass(frozen=True)

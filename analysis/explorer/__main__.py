@@ -12,7 +12,6 @@ import hashlib
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -20,27 +19,14 @@ from typing import Any
 import bounds
 from analysis.drawing.style import BOUND_COLOURS, BOUND_LABELS, TRIVIAL_COLOUR
 from analysis.explorer.tracing import formulas
+from analysis.flags.explore import ExplorerConfig
 from analysis.report.pages import policy
 from analysis.runs.outputs import Output, mark_of
 from m3po.command_line import run
-from m3po.flag_checks import check_fields
 
 MARK = mark_of("analysis.explorer")
 
 PARTS = Path(__file__).parent / "assets"
-
-
-@dataclass(frozen=True)
-class ExplorerConfig:
-    """Write the interactive explorer of the bounds: one HTML file that needs no network and no server."""
-
-    out: Path = Path("explorer.html")
-    """File to write."""
-    overwrite: bool = False
-    """Replace the file of --out even if this command did not write it; one that it wrote is replaced anyway."""
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
 
 def catalogue() -> list[dict[str, Any]]:

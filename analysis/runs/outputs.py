@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import ArrayLike
 
-FIGURE_SUFFIXES = (".png", ".pdf", ".svg")
-
 _OF_A_RUN = (
     "config.json", "provenance.json", "metrics.jsonl", "COMPLETE", "lock", "checkpoint.pt", "checkpoint.previous.pt",
 )  # fmt: skip
@@ -47,20 +45,6 @@ def mark_of(command: str) -> str:
 def files_of(*run_dirs: Path) -> tuple[Path, ...]:
     """What a training wrote into these run directories."""
     return tuple(path / name for path in run_dirs for name in _OF_A_RUN)
-
-
-def check_figure(name: str, path: Path | None) -> None:
-    """The value of field ``name`` is a file in an existing directory, of a format that figures are drawn in, or None.
-
-    Raises:
-        ValueError: when it is not.
-    """
-    if path is None:
-        return
-    if path.suffix.lower() not in FIGURE_SUFFIXES:
-        raise ValueError(f"{flag(name)} must end in one of {', '.join(FIGURE_SUFFIXES)}, got {path}")
-    if not path.parent.is_dir():
-        raise ValueError(f"{flag(name)}: no directory {path.parent} for {path}")
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from analysis.drawing.style import figure_style
+from analysis.flags.statistics import anchors_of
 from analysis.runs.outputs import Output, mark_of
 from analysis.statistics.aggregates import Array
 from analysis.statistics.bootstrap import BootstrapInterval
@@ -25,7 +26,6 @@ from analysis.statistics.summary import (
     METHOD_NAMES,
     StatisticsConfig,
     VariantSummary,
-    anchors_of,
     as_record,
     notes,
     summarise,

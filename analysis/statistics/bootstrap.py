@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 
+from analysis.flags.statistics import Method, check_resamples
 from analysis.statistics.aggregates import (
     Array,
     _evaluation_steps,
@@ -18,8 +19,6 @@ from analysis.statistics.aggregates import (
     pooled_interquartile_mean,
     probability_of_improvement,
 )
-
-Method = Literal["percentile", "bca"]
 
 Statistic = Callable[[Sequence[Array]], Array]
 
@@ -177,17 +176,6 @@ def bootstrap_interval(
     distribution.sort(axis=0)
     lower, upper = (_quantiles(distribution, each) for each in levels)
     return BootstrapInterval(estimate[()], lower[()], upper[()], confidence, method, resamples)
-
-
-def check_resamples(resamples: int, confidence: float, mark: str = "") -> None:
-    """At least one resample beyond each end, B (1 - c) >= 2, up to rounding of c.
-
-    Raises:
-        ValueError: naming both, each after ``mark``, when there are fewer.
-    """
-    fewest = math.ceil(2 / (1 - confidence) - 1e-6)
-    if resamples < fewest:
-        raise ValueError(f"{mark}resamples must be at least {fewest} at {mark}confidence {confidence}, got {resamples}")
 
 
 def distinct_resamples(runs: int) -> int:

@@ -14,8 +14,8 @@ import tyro
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from analysis.flags.figure_files import check_figure
 from analysis.guarantee.certification import certify
-from analysis.runs.outputs import check_figure
 from analysis.studies.known_processes import (
     DISCOUNT,
     REWARD_SPAN,

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis.flags.example import ExampleConfig
 from m3po.envs.switching import SwitchingRule
 from m3po.envs.switching_point_mass import DEFAULT_PROCESS_NOISE, PointMassDynamics, PointMassTask
-from m3po.flag_checks import Count, EpisodeCount, Seed, check_directory_of, check_fields
 
 Array = NDArray[np.float64]
 
@@ -21,33 +20,6 @@ HORIZON, DISCOUNT = 100, 0.95
 # The noise of the policies before tanh, and their gains on position and velocity.
 POLICY_STD = 0.3
 DATA_GAINS, GAINS = (0.9, 0.5), (1.0, 0.6)
-
-
-@dataclass(frozen=True)
-class ExampleConfig:
-    """Write the evidence for a policy and a ridge model of the point mass: fit the model on some episodes, measure both
-    on others."""
-
-    out: Path = Path("evidence.npz")
-    """Where to write the arrays."""
-    overwrite: bool = False
-    """Replace the file of --out even if this command did not write it; one that it wrote is replaced anyway."""
-    training_episodes: Count = 20
-    """Episodes the ridge model is fitted to, >= 1."""
-    episodes: EpisodeCount = 1000
-    """Fresh episodes of the data policy that measure it, >= 2."""
-    same_policy: bool = False
-    """Certify the data policy itself instead of a changed one."""
-    rewards: bool = True
-    """Write what was paid, and a critic: then the return is bounded without the model's densities too."""
-    reveal_truth: bool = True
-    """Also run the certified policy in the real environment, to hold the guarantee against."""
-    seed: Seed = 0
-    """Seed of everything."""
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        check_directory_of("out", self.out)
 
 
 def policy_mean(observation: Array, gains: tuple[float, float]) -> Array:

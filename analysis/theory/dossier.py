@@ -5,52 +5,22 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
-import tyro
 from tqdm import tqdm
 
+from analysis.flags.verify import VerifyConfig
 from bounds.catalogue import ALL_BOUNDS
 from bounds.finite.checks import TheoremReport, check_attaining, check_instances
 from bounds.finite.random_instances import FAMILIES
 from bounds.finite.trajectory_checks import UNBIASED, TrajectoryReport, check_trajectories
 from bounds.proof import Proof, solver_available
 from bounds.proofs import prove_all
-from m3po.flag_checks import Seed, Steps, check_fields
 
 # The gap of an attaining instance is a sum of up to 91 products; its rounding stays far below this.
 ATTAINED = 1e-10
 
 NO_SOLVER = "z3 is not installed, so no proof was rechecked: pip install 'm3po-guarantees[verify]'"
-
-
-@dataclass(frozen=True)
-class VerifyConfig:
-    """Verify the theory: proofs, exact instances of every theorem, and the instances that attain Theorem 3."""
-
-    instances: Steps = 2000
-    """Exact instances to hold every theorem against, at least 1 (2000 take about half a minute)."""
-
-    attaining: Steps = 200
-    """Random parameters at which Theorem 3 has to be attained, at least 1."""
-
-    enumerated: Steps = 300
-    """Small instances with every trajectory enumerated, on which Theorem 5 and the off-policy estimators are held, at
-    least 1 (300 take about a quarter of a minute)."""
-
-    seed: Seed = 0
-    """Seed of the random instances, a natural number."""
-
-    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
-    """Print one JSON object instead of the text."""
-
-    latex: bool = False
-    """Print the proofs as Markdown with LaTeX instead of plain text."""
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        if self.as_json and self.latex:
-            raise ValueError("--json and --latex exclude each other")
 
 
 @dataclass(frozen=True)

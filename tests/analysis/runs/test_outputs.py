@@ -15,7 +15,8 @@ import pytest
 from analysis import certify_example, compare_bounds, learning_curves, variants
 from analysis.drawing.style import figure_style
 from analysis.explorer import __main__
-from analysis.runs.outputs import Output, check_figure, files_of, mark_of
+from analysis.flags.figure_files import check_figure
+from analysis.runs.outputs import Output, files_of, mark_of
 from analysis.runs.run_table import csv_of, table_of
 from analysis.statistics import __main__ as statistics_command
 from tests.analysis.recorded_runs import recorded
