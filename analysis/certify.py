@@ -8,12 +8,14 @@ also through the model (Theorems 4 and 5, docs/theory.md). docs/certify.md says 
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 
 from analysis.collecting.collect import collect, from_dataset
 from analysis.flags.certify import CertifyConfig
 from analysis.guarantee.certification import Certification, certify
 from analysis.guarantee.evidence import Evidence, load
+from analysis.runs.outputs import Output, mark_of
 from m3po.command_line import json_of, run
 
 __all__ = [
@@ -87,7 +89,15 @@ def _table(report: Certification) -> list[str]:
 
 
 def main(config: CertifyConfig) -> int:
-    report = certify(load(config.evidence), config.confidence, config.candidates)
+    mark = mark_of("analysis.certify")
+    out = config.html and Output("html", config.html, mark, config.overwrite, (config.evidence,)).check()
+    evidence = load(config.evidence)
+    report = certify(evidence, config.confidence, config.candidates)
+    if out:
+        from analysis.report.certificate_page import page
+
+        out.write(page(report, evidence, config.evidence.name, mark))
+        print(f"page: {out.shown}", file=sys.stderr)
     print(json_of(dataclasses.asdict(report)) if config.as_json else text(report))
     return 0 if report.verdict == "certified" else 1
 

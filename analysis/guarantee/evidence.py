@@ -250,7 +250,8 @@ class Evidence:
 
     def _check_repetition(self) -> None:
         """No set of independent rows consists of many different ones that all occur twice, or three times."""
-        rows = np.concatenate([getattr(self, name) for name in PER_STEP if getattr(self, name) is not None], axis=1)
+        given = [getattr(self, name) for name in PER_STEP if getattr(self, name) is not None]
+        rows = np.concatenate(given, axis=1) if given else None
         for name, values in (("episode", rows), ("value of model_returns", self.model_returns)):
             if values is None:
                 continue

@@ -6,10 +6,8 @@ what it says about training is what the run logged. Sections whose numbers a run
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from markupsafe import Markup
@@ -17,9 +15,10 @@ from markupsafe import Markup
 from analysis.drawing.style import figure_style
 from analysis.flags.report import ReportConfig
 from analysis.guarantee.guarantee import Guarantee
-from analysis.report.answer import MARKS, QUESTION, answer_of, number_line
+from analysis.report.answer import QUESTION, answer_of
 from analysis.report.findings import Findings, findings
-from analysis.report.pages import rendered
+from analysis.report.first_screen import MARKS, number_line
+from analysis.report.pages import finite, rendered
 from analysis.report.sections import (
     calibration_and_prediction,
     certificate_parts,
@@ -63,17 +62,6 @@ def page(found: Findings) -> str:
             origin=origin(found),
             record=finite({"check": record, "surrogates": found.surrogates, "obstacle": found.obstacle}),
         )
-
-
-def finite(value: Any) -> Any:
-    """The same record with infinite numbers and NaN as text, which JSON lacks."""
-    if isinstance(value, dict):
-        return {name: finite(each) for name, each in value.items()}
-    if isinstance(value, list):
-        return [finite(each) for each in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value
 
 
 def main(config: ReportConfig) -> int:

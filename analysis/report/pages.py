@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,6 +48,17 @@ def policy(scripts: Sequence[str] = ()) -> str:
 def rendered(template: str, mark: str, **values: Any) -> str:
     """A whole page from its template; ``mark`` names its maker."""
     return _templates().get_template(template).render(mark=mark, policy=policy(), **values)
+
+
+def finite(value: Any) -> Any:
+    """The same record with infinite numbers and NaN as text, which JSON lacks."""
+    if isinstance(value, dict):
+        return {name: finite(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [finite(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
 
 
 def part(template: str, name: str, *values: Any) -> Markup:

@@ -15,8 +15,8 @@ from analysis.diagnostics.intervals import span
 from analysis.guarantee import figures
 from analysis.guarantee.guarantee import Guarantee
 from analysis.report import charts
-from analysis.report.answer import shown
 from analysis.report.findings import Findings, decomposition, through_training
+from analysis.report.first_screen import shown
 from analysis.report.pages import Drawing, drawing
 from analysis.runs.anchors import anchors_of, closed
 from m3po.config import Config

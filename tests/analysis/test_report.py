@@ -24,8 +24,9 @@ from analysis.guarantee.returns_alone import ReturnsAlone
 from analysis.guarantee.subject import ReturnRange
 from analysis.guarantee.verdicts import Check, Verdict, Verdicts
 from analysis.report import __main__
-from analysis.report.answer import answer_of, certificate_answer, number_line, shown
+from analysis.report.answer import answer_of, certificate_answer
 from analysis.report.findings import Findings, decomposition, findings, through_training
+from analysis.report.first_screen import number_line, shown
 from analysis.report.pages import part
 from bounds.confidence import Interval
 from m3po.runs.run_directory import RunDirectory

@@ -235,7 +235,7 @@ def test_more_wrong_input_is_named(runs: dict[str, Path], tmp_path: Path) -> Non
 
 
 def test_the_package_is_light_until_something_is_loaded() -> None:
-    code = "import sys, m3po; assert 'load' in m3po.__all__; assert not {'torch', 'gymnasium'} & set(sys.modules)"
+    code = "import sys, m3po; assert 'load' in m3po.__all__; assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
     with pytest.raises(AttributeError, match="has no attribute 'lode'"):
         _ = m3po.lode
