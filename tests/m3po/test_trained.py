@@ -16,6 +16,10 @@ import torch
 from scipy import integrate, stats
 
 import m3po
+from analysis.certify import collect
+from analysis.collecting.episodes import Episodes
+from analysis.collecting.episodes import run as run_episodes_of
+from analysis.collecting.policies import acting_of
 from m3po.action_density import GaussianActions
 from m3po.agents.grbal import Grbal
 from m3po.agents.m3po import M3PO
@@ -169,6 +173,28 @@ def test_another_action_can_be_taken(runs: dict[str, Path]) -> None:
     assert run.policy.log_prob(taken) == run.policy.log_prob(state, action)
     _, after = run.policy.predict(following, taken)
     np.testing.assert_allclose(after.tokens[-1, 3], 0.75)
+
+
+def test_a_run_can_be_certified_by_collect(runs: dict[str, Path]) -> None:
+    """The same policy twice, loaded apart: its weights are one, through histories of what was taken."""
+    first, again = m3po.load(runs["m3po"]), m3po.load(runs["m3po"])
+    known: dict[str, Any] = {"episodes": 5, "reward_low": -17.0, "reward_high": 0.0, "seed": 3}
+    evidence = collect(first.env, first, data_policy=again, **known)
+    assert evidence.log_policy is not None
+    assert evidence.log_data_policy is not None
+    assert evidence.horizon == HORIZON
+    assert evidence.discount == first.config.discount
+    np.testing.assert_allclose(evidence.log_policy, evidence.log_data_policy, atol=1e-6)
+    assert evidence.log_policy.std() > 0
+    acting = acting_of(first, deterministic=False, seed=3)
+    found = run_episodes_of([first.env() for _ in range(3)], "", acting, 3, HORIZON, range(3), np.random.default_rng(0))
+    episodes = Episodes.of(found, HORIZON)
+    seeds = [episodes.log_densities(acting_of(first, deterministic=False, seed=seed)) for seed in (1, 2)]
+    np.testing.assert_allclose(seeds[0], seeds[1], atol=1e-6)
+    pearl = collect(m3po.load(runs["pearl"]).env, m3po.load(runs["pearl"]), **known)
+    assert pearl.rewards is not None
+    with pytest.raises(ValueError, match="PEARL has no density given the history"):
+        collect(first.env, m3po.load(runs["pearl"]), data_policy=first, **known)
 
 
 def test_what_an_algorithm_has_not_is_said(runs: dict[str, Path]) -> None:

@@ -117,7 +117,7 @@ def test_branched_returns_are_those_of_the_definition(rollout_length: int | None
 
 @pytest.mark.parametrize("rollout_length", [1, 3, "full"])
 def test_a_perfect_model_promises_what_is_earned(rollout_length: Any) -> None:
-    evidence = collect(slope(), Gains(0.5), Model(), episodes=400, rollout_length=rollout_length, **KNOWN)
+    evidence = collect(slope(), Gains(0.5), Model(), episodes=150, rollout_length=rollout_length, **KNOWN)
     assert evidence.log_density is not None
     assert evidence.log_model_density is not None
     assert evidence.model_returns is not None
@@ -126,7 +126,7 @@ def test_a_perfect_model_promises_what_is_earned(rollout_length: Any) -> None:
     assert evidence.predicted_rewards is not None
     np.testing.assert_allclose(evidence.predicted_rewards, evidence.rewards, atol=1e-12)
     earned = evidence.rewards @ DISCOUNT ** np.arange(HORIZON)
-    error = (earned.var() + evidence.model_returns.var()) ** 0.5 / 400**0.5
+    error = (earned.var() + evidence.model_returns.var()) ** 0.5 / 150**0.5
     assert abs(earned.mean() - evidence.model_returns.mean()) < 4 * error
     if rollout_length == 1:
         ways = {each.name: each for each in certify(evidence).lower_bounds}
