@@ -76,6 +76,9 @@ class Bound:
     expression: sympy.Expr
     formula: Callable[[Arguments], FloatArray]
 
+    def __repr__(self) -> str:
+        return f"<Bound {self.name}: {self.expression} ({self.scheme}; {self.source})>"
+
     @property
     def uses_rollout_length(self) -> bool:
         """Whether the value depends on the rollout length k."""

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bounds.bound import LARGEST_ROLLOUT_LENGTH, FloatArray
+from bounds.readable import readable
 
 Tail = Literal["worst", "absorbing"]
 
@@ -35,6 +36,8 @@ class Certificate:
     tail_part: float
     per_step: FloatArray
     total_variation: FloatArray
+
+    __repr__ = readable
 
 
 def certificate(
@@ -146,6 +149,8 @@ class LinearWeights:
     model_error: FloatArray
     policy_divergence: FloatArray
     reward_error: FloatArray
+
+    __repr__ = readable
 
 
 def linear_weights(

@@ -16,6 +16,7 @@ from bounds.certificate import Tail
 from bounds.log_ratios import BoolArray, check_logarithms, log_ratio, step_array, valid_prefix
 from bounds.nonnegative import nonnegative_lower
 from bounds.overlap import tail_weight
+from bounds.readable import readable
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +32,8 @@ class WeightedReturns:
 
     values: FloatArray
     offset: float
+
+    __repr__ = readable
 
     @property
     def estimate(self) -> float:
@@ -57,6 +60,8 @@ class _Steps:
     log_discount: FloatArray  # [H], log gamma^t
     after: FloatArray  # [N], what is earned above r_lo after H: of episodes that are over, where the tail is "worst"
     offset: float
+
+    __repr__ = readable
 
 
 def importance_weighted_returns(
@@ -235,6 +240,8 @@ class EffectiveSampleSizes:
 
     per_time: FloatArray
     overall: float
+
+    __repr__ = readable
 
 
 def effective_sample_sizes(

@@ -13,6 +13,7 @@ from bounds.certificate import Tail, checked_rollout_length
 from bounds.confidence import Method, betting
 from bounds.log_ratios import check_logarithms, log_ratio, step_array, valid_prefix
 from bounds.nonnegative import nonnegative_lower
+from bounds.readable import readable
 
 Form = Literal["uncapped", "overlap", "product", "sum"]
 FORMS: tuple[Form, ...] = ("uncapped", "overlap", "product", "sum")
@@ -36,6 +37,8 @@ class OverlapLosses:
     form: Form
     horizon: int
     discount: float
+
+    __repr__ = readable
 
 
 def overlap_losses(

@@ -24,6 +24,7 @@ from bounds.off_policy import (
     importance_weighted_returns,
 )
 from bounds.overlap import OverlapLosses, tail_weight
+from bounds.readable import readable
 
 Name = Literal["own-returns", "importance-weights", "control-variate", "theorem-5", "theorem-4"]
 
@@ -72,6 +73,8 @@ class CriticValues:
     budget: float | None = None
     ratio_cap: float = 2.0
     largest: npt.ArrayLike | None = None
+
+    __repr__ = readable
 
 
 def default_budget(episodes: int, returns_range: float, *, own: bool) -> float:

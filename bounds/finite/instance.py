@@ -23,6 +23,7 @@ from bounds.finite.process import (
     state_laws,
     true_return,
 )
+from bounds.readable import readable
 
 Rollout: TypeAlias = Literal["full", "averaged", "exact"]
 
@@ -44,6 +45,8 @@ class Instance:
     data_policy: Array | Layers
     policy: Array | Layers
     family: str = "unnamed"
+
+    __repr__ = readable
 
     @property
     def reward_range(self) -> float:

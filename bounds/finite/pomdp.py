@@ -22,6 +22,7 @@ from bounds.finite.process import (
     check_reward_range,
     check_rewards,
 )
+from bounds.readable import readable
 
 _DENSE_LIMIT = 2**30  # bytes of one dense transition tensor
 
@@ -59,6 +60,8 @@ class FiniteTaskPOMDP:
     reward: Array
     reward_low: float
     reward_high: float
+
+    __repr__ = readable
 
     def __post_init__(self) -> None:
         kernel_shape = np.shape(self.observation_kernel)

@@ -18,6 +18,8 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from bounds.readable import readable
+
 Array: TypeAlias = NDArray[np.float64]
 Layers: TypeAlias = tuple[Array, ...]
 # A policy, a model or a reward: one array with a leading time axis, or one array per time.
@@ -81,6 +83,8 @@ class FiniteProcess:
     reward_low: float
     reward_high: float
     layer_sizes: tuple[int, ...] | None = None
+
+    __repr__ = readable
 
     def __post_init__(self) -> None:
         transition = np.asarray(self.transition, dtype=np.float64)
@@ -175,6 +179,8 @@ class SparseProcess:
     reward: Layers
     reward_low: float
     reward_high: float
+
+    __repr__ = readable
 
     def __post_init__(self) -> None:
         low, high = check_reward_range(self.reward_low, self.reward_high)
@@ -316,6 +322,8 @@ class ErrorProfiles:
     model_error: Array
     policy_divergence: Array
     policy_divergence_sup: float
+
+    __repr__ = readable
 
     @property
     def model_error_max(self) -> float:

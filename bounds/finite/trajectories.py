@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from bounds.finite.instance import Instance, Rollout
 from bounds.finite.process import Array, FiniteProcess, Kernels, Process
 from bounds.overlap import Form, OverlapLosses, overlap_losses
+from bounds.readable import readable
 
 LARGEST_COUNT = 1_000_000
 
@@ -39,6 +40,8 @@ class Trajectories:
     log_density: Array
     log_model_density: Array
     rewards: Array
+
+    __repr__ = readable
 
     def mean(self, values: Array) -> float:
         """E[values], [P], over the data."""

@@ -28,6 +28,7 @@ from bounds.finite.random_instances import adversarial_instance, random_history_
 from bounds.finite.trajectories import Trajectories, enumerate_trajectories, overlap_discrepancy
 from bounds.off_policy import WeightedReturns, control_variate_returns, importance_weighted_returns
 from bounds.overlap import FORMS, OverlapLosses, overlap_losses
+from bounds.readable import readable
 
 OverlapFunction: TypeAlias = Callable[..., OverlapLosses]
 OVERLAP_ROLLOUTS: dict[Rollout, str] = {"full": "full", "averaged": "branched", "exact": "exact"}
@@ -118,6 +119,8 @@ class Critic:
     largest: Array
     ratio_cap: float
     budget: float
+
+    __repr__ = readable
 
 
 def random_critic(rng: np.random.Generator, instance: Instance, discount: float) -> Critic:
