@@ -113,8 +113,9 @@ def test_alone_it_compares_attacks_explores_and_certifies(site: Path, tmp_path: 
     arrays: dict[str, Any] = {"rewards": rewards, "reward_low": 0.0, "reward_high": 1.0, "discount": 0.9}
     logs = np.zeros((200, 6))
     np.savez(tmp_path / "evidence.npz", **arrays, log_policy=logs, log_data_policy=logs)
-    certified = m3po_of(site, tmp_path, "certify", "evidence.npz")
+    certified = m3po_of(site, tmp_path, "certify", "evidence.npz", "--html", "answer.html")
     assert (certified.returncode, certified.stdout.startswith("certified")) == (0, True), certified
+    assert (tmp_path / "answer.html").exists()
 
 
 @pytest.mark.parametrize("words", ["check runs", "train --run-dir runs"])
