@@ -1,0 +1,44 @@
+"""The returns that docs/learning.md prints are those of the committed trainings."""
+
+from __future__ import annotations
+
+import csv
+from collections import defaultdict
+from pathlib import Path
+from statistics import mean, stdev
+
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "docs" / "learning.md").read_text()
+YARDSTICK = "real data only, 256 units, beta_1 = .5"
+
+
+def returns() -> dict[tuple[str, int], list[float]]:
+    """By setting and samples, in the order of the seeds."""
+    found = defaultdict(list)
+    with (ROOT / "paper_figures" / "data" / "learning_half_cheetah.csv").open() as file:
+        assert file.readline().startswith("#")
+        for row in sorted(csv.DictReader(file), key=lambda row: int(row["seed"])):
+            found[row["setting"], int(row["step"])].append(float(row["return"]))
+    return found
+
+
+def test_every_setting_stands_in_a_table_with_its_returns() -> None:
+    found = returns()
+    rows = [line for line in PAGE.splitlines() if line.startswith("| ")]
+    settings = {setting for setting, _ in found}
+    assert len(settings) == 9
+    for setting in settings:
+        steps = [step for step in (3000, 5000, 10000, 20000) if (setting, step) in found]
+        cells = [", ".join(f"{value:.0f}" for value in found[setting, step]) for step in steps]
+        assert any(" | ".join(cells) in row for row in rows), (setting, cells)
+
+
+def test_the_means_on_the_page() -> None:
+    found = returns()
+    final = found[YARDSTICK, 20000]
+    assert (
+        f"mean at 20,000 samples is {mean(final):,.0f}, standard error {stdev(final) / len(final) ** 0.5:.0f}" in PAGE
+    )
+    without = mean(found["real data only, 256 units", 5000])
+    half = mean(found["half model, swish 3e-3, 256 units", 5000])
+    assert f"{without:,.0f} in the mean of three seeds without, {half:,.0f} in that of five with them" in PAGE
