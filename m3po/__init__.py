@@ -1,14 +1,14 @@
 """M3PO: meta-model-based meta-policy optimization (Hiraoka et al. 2021), its environments and its baselines.
 
-``m3po.load(run_dir)`` gives the policy and the model of a run of ``m3po.train``. Importing this package registers its
-environments where gymnasium is installed: ``gymnasium.make("m3po/HalfCheetahFwdBwd-v0")``.
+``m3po.load(run_dir)`` gives the policy and the model of a run of ``m3po.train``. Importing this package, before or
+after gymnasium, registers its environments: ``gymnasium.make("m3po/HalfCheetahFwdBwd-v0")``.
 """
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from m3po.registration import register_with_gymnasium
 from m3po.runs.interruption import end_quietly_while_importing
 from m3po.version import __version__
 
@@ -19,8 +19,7 @@ __all__ = ["__version__", "load"]
 
 end_quietly_while_importing()
 
-if find_spec("gymnasium") is not None:
-    import m3po.envs  # noqa: F401 (registers them)
+register_with_gymnasium()
 
 
 def __getattr__(name: str) -> Any:

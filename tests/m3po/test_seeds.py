@@ -31,6 +31,8 @@ PLACES: dict[Purpose, list[tuple[int, ...]]] = {
     Purpose.RESERVED_EPISODES: [(each,) for each in (0, 1, 60)],
     Purpose.POLICY_LIMIT: [(each,) for each in (0, 1, 60)],
     Purpose.LIMITED_MOVES: [(each,) for each in (0, 1, 60)],
+    Purpose.MODEL_SAMPLES: [()],
+    Purpose.COLLECTED: [(each,) for each in (0, 1, 2)],
     Purpose.CERTIFIED_BY_AGE: list(itertools.product((0, 1, 200), (0, 1, 2))),
 }
 SEEDS = (*range(40), 2**31, 2**32 - 1)
