@@ -203,6 +203,7 @@ def faults_of(site: Path) -> list[str]:
     return faults
 
 
+@pytest.mark.slow
 def test_the_site_builds_and_is_whole(tmp_path: Path) -> None:
     """One test, so that the site is built once."""
     site = tmp_path / "site"

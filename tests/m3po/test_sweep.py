@@ -780,6 +780,7 @@ def test_seeds_of_one_task_are_those_that_one_command_trains(
     assert len({each["cpu_seconds_per_step"] for each in entries}) == 1  # of one process
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_checkpoints_and_the_same_command_goes_on(
     tmp_path: Path, cluster: Cluster, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -783,6 +783,7 @@ def test_rollouts_in_the_model_end_where_the_environment_says(tmp_path):
     assert counts[1] == counts[0] - (1 - seen[0].not_terminal).sum()
 
 
+@pytest.mark.slow
 def test_a_terminal_that_is_closed_or_full_does_not_end_a_training(finished: RunDirectory, tmp_path: Path) -> None:
     """In real processes: stderr and stdout closed, full, and read by nobody."""
     read_end, nobody = os.pipe()
