@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -129,6 +129,16 @@ class Page:
         """Write a PNG of what is seen, or of the whole page."""
         answer = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
         path.write_bytes(base64.b64decode(answer["data"]))
+
+
+def the_answer_fits(window: Page, screens: Sequence[tuple[int, int]]) -> None:
+    """On screens of these sizes, in pixels: nothing scrolls sideways, and the line of the answer needs no scrolling."""
+    for width, height in screens:
+        window.resize(width, height, mobile=width < 500)
+        window.settle()
+        assert window.evaluate("document.documentElement.scrollWidth") <= width
+        bottom = window.evaluate("document.querySelector('.line').getBoundingClientRect().bottom")
+        assert 0 < bottom < height
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import pytest
 from analysis.certify import Evidence, certify, cli
 from analysis.report.certificate_page import answer_of, page, ways
 from analysis.report.first_screen import number_line
-from tests.analysis.browser import browser, executable
+from tests.analysis.browser import browser, executable, the_answer_fits
 
 
 def evidence(**changes: Any) -> Evidence:
@@ -110,10 +110,5 @@ def test_a_name_is_text_and_nothing_scrolls_sideways(tmp_path: Path) -> None:
     profile.mkdir()
     with browser(command, profile) as window:
         window.open(file.as_uri())
-        for width, height in ((1280, 800), (390, 844), (320, 800)):
-            window.resize(width, height, mobile=width < 500)
-            window.settle()
-            assert window.evaluate("document.documentElement.scrollWidth") <= width
-            bottom = window.evaluate("document.querySelector('.line').getBoundingClientRect().bottom")
-            assert 0 < bottom < height
+        the_answer_fits(window, ((1280, 800), (390, 844), (320, 800)))
         assert window.problems == []

@@ -31,7 +31,7 @@ from analysis.report.pages import part
 from bounds.confidence import Interval
 from m3po.runs.run_directory import RunDirectory
 from m3po.train import train
-from tests.analysis.browser import browser, executable
+from tests.analysis.browser import browser, executable, the_answer_fits
 from tests.analysis.conftest import tiny_config
 
 EPISODES = 40
@@ -357,12 +357,7 @@ def test_the_first_screen_holds_the_answer_and_nothing_scrolls_sideways(page: st
     profile.mkdir()
     with browser(command, profile) as window:
         window.open(file.as_uri())
-        for width, height in ((1280, 800), (390, 844), (320, 700)):
-            window.resize(width, height, mobile=width < 500)
-            window.settle()
-            assert window.evaluate("document.documentElement.scrollWidth") <= width
-            bottom = window.evaluate("document.querySelector('.line').getBoundingClientRect().bottom")
-            assert 0 < bottom < height
+        the_answer_fits(window, ((1280, 800), (390, 844), (320, 700)))
         for scheme, dark in (("light", False), ("dark", True)):
             window.prefer(color_scheme=scheme)
             ground = window.evaluate("getComputedStyle(document.body).backgroundColor")

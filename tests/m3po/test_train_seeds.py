@@ -158,19 +158,24 @@ def test_a_seed_that_was_ahead_waits_for_the_others_and_a_new_one_catches_up(
     assert without_times(found[0].metrics()) == without_times(together[0].metrics())
 
 
-def test_a_seed_that_diverges_is_named_and_the_others_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def critics_are_lost(monkeypatch: pytest.MonkeyPatch, seeds: set[int]) -> None:
+    """After 150 steps of these seeds."""
     collect_step = Group.collect_step
 
     def lost(self: Group[Any], *, random: bool) -> dict[Any, float]:
         for run in self.runs:
-            if run.config.seed == 0 and run.steps == 150:
+            if run.config.seed in seeds and run.steps == 150:
                 with torch.no_grad():
                     next(run.agent.critics.parameters()).fill_(math.nan)
         return collect_step(self, random=random)
 
     monkeypatch.setattr(Group, "collect_step", lost)
+
+
+def test_a_seed_that_diverges_is_named_and_the_others_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    critics_are_lost(monkeypatch, {0})
     assert main(config(tmp_path / "runs")) == 1
     told = capsys.readouterr().err
     assert "seed-0 stops here, and the others go on: critic_loss is nan" in told
@@ -185,16 +190,7 @@ def test_a_seed_that_diverges_is_named_and_the_others_end(
 def test_seeds_that_all_diverge_at_once_are_all_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    collect_step = Group.collect_step
-
-    def lost(self: Group[Any], *, random: bool) -> dict[Any, float]:
-        for run in self.runs:
-            if run.steps == 150:
-                with torch.no_grad():
-                    next(run.agent.critics.parameters()).fill_(math.nan)
-        return collect_step(self, random=random)
-
-    monkeypatch.setattr(Group, "collect_step", lost)
+    critics_are_lost(monkeypatch, {0, 2, 4})
     assert main(config(tmp_path / "runs")) == 1
     told = capsys.readouterr().err
     assert "error: the training diverged: 3 of 3 runs stopped" in told
