@@ -87,6 +87,7 @@ class BodyVector(ThreadedVector):
         self._normals = np.zeros((self.num_envs, 0 if self._noise is None else len(self._noise)))
         self._chances = np.zeros(self.num_envs)
         self._tasks = np.full(self.num_envs, -1)
+        self._tasks_shown: Array = np.zeros((self.num_envs, len(first.task_shown)))
         self._generators = [each.np_random for each in self.envs]
         self._observations: Array = np.zeros(self.observation_space.shape)  # type: ignore[arg-type]
         self._all, self._none = np.ones(self.num_envs, dtype=bool), np.zeros(self.num_envs, dtype=bool)
@@ -146,7 +147,8 @@ class BodyVector(ThreadedVector):
         self._observations[i], info = self.envs[i].reset(seed=seed, options=options)
         self._bodies.read(i)
         self._elapsed[i], self._ended[i] = 0, False
-        self._tasks[i], self._generators[i] = self.envs[i].task, self.envs[i].np_random
+        self._generators[i] = self.envs[i].np_random
+        self._note_task(i)
         return self._add_info(infos, info, i)
 
     def step(
@@ -222,14 +224,15 @@ class BodyVector(ThreadedVector):
         else:
             observations, rewards, info = self._noisy_outcomes(as_executed(actions), indices, self._noise)
             terminated = first.terminated(observations)
+        self._elapsed += moving
+        self._switch(moving)
+        if first.observe_task:
+            observations = np.concatenate((observations, self._tasks_shown), axis=1)
         if everything:
             self._observations = observations
-            self._elapsed += 1
         else:
             self._observations[moving] = observations[moving]
-            self._elapsed += moving
             rewards, terminated = np.where(moving, rewards, 0.0), terminated & moving
-        self._switch(moving)
         info["task"] = self._tasks.copy()
         if first.render_mode == "human":
             self.render()
@@ -282,7 +285,10 @@ class BodyVector(ThreadedVector):
         if np.count_nonzero(redraws):
             for i in np.flatnonzero(redraws).tolist():
                 self.envs[i].set_task(self.envs[i].draw_task())
-                self._tasks[i] = self.envs[i].task
+                self._note_task(i)
+
+    def _note_task(self, i: int) -> None:
+        self._tasks[i], self._tasks_shown[i] = self.envs[i].task, self.envs[i].task_shown
 
     # Threads
 

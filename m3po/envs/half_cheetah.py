@@ -16,6 +16,7 @@ from m3po.envs.body_vector import BodyVector
 from m3po.envs.direction import DirectionTask
 from m3po.envs.hidden_task import CONTINUUM, EnvironmentOptions, HiddenTask, split_options, uniform_draws
 from m3po.envs.protocol import Array
+from m3po.envs.shown_task import as_flag
 
 CTRL_COST_WEIGHT = 0.05
 # Position (x) and half-length of each block (learning_to_adapt, half_cheetah_blocks).
@@ -76,11 +77,14 @@ class HalfCheetahPier(HiddenTask, HalfCheetahEnv):
     train_tasks: ClassVar[Sequence[int]] = range(CONTINUUM)
     test_tasks: ClassVar[Sequence[int]] = range(CONTINUUM)
     edited_fields: ClassVar[tuple[str, ...]] = ("dof_damping",)
+    drawn_numbers = len(BLOCKS)
 
     def __init__(
         self, *, observe_pier: bool = False, fall_ends_episode: bool = False, **options: Unpack[EnvironmentOptions]
     ) -> None:
         task, body = split_options(options)
+        observe_pier = as_flag("observe_pier", observe_pier)
+        fall_ends_episode = as_flag("fall_ends_episode", fall_ends_episode)
         self.observed_positions = slice(None) if observe_pier else slice(1, CHEETAH_SIZE)
         self.observed_velocities = slice(None) if observe_pier else slice(CHEETAH_SIZE)
         self.observation_is_state = observe_pier
@@ -147,7 +151,7 @@ class HalfCheetahPier(HiddenTask, HalfCheetahEnv):
         return observation, reward, ended, info
 
     def task_parameters(self, task: int) -> dict[str, Any]:
-        return {"damping": MAX_DAMPING * uniform_draws(task, len(BLOCKS))}
+        return {"damping": MAX_DAMPING * uniform_draws(task, self.drawn_numbers)}
 
     def edit_model(self, task: int) -> None:
         self.model.dof_damping[CHEETAH_SIZE:] = self.task_parameters(task)["damping"]

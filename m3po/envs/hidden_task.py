@@ -18,6 +18,7 @@ from gymnasium.envs.mujoco import MujocoEnv
 from numpy.typing import ArrayLike, NDArray
 
 from m3po.envs.protocol import Array
+from m3po.envs.shown_task import as_flag, centred, observation_box, one_hot
 from m3po.envs.simulated_dynamics import SimulatedDynamics
 from m3po.envs.switching import SwitchingRule
 
@@ -53,6 +54,7 @@ class TaskOptions(TypedDict, total=False):
     switch_period: int | None
     tasks: Sequence[int] | None
     observe_reward: bool
+    observe_task: bool
     process_noise: ArrayLike
     reward_range: tuple[float, float] | None
 
@@ -94,8 +96,10 @@ class HiddenTask(MujocoEnv):
             and action.
         switching: the rule of the switches.
         tasks: what this environment draws from, uniformly.
-        observe_reward: whether the last coordinate of the observation is the previous reward (0 after ``reset``).
-        process_noise: [O] standard deviations, or None without noise.
+        drawn_numbers: how many numbers a task out of a continuum is drawn with; 0 where tasks are finitely many.
+        observe_reward: whether the observation goes on with the previous reward (0 after ``reset``).
+        observe_task: whether the observation ends with the task that rules the next step (m3po.envs.shown_task).
+        process_noise: [O] standard deviations, or None without noise; O does not count a shown task, which has none.
         reward_range: rewards are clipped to it; None leaves them alone.
         task: the present task; -1 before the first ``reset``.
     """
@@ -109,6 +113,7 @@ class HiddenTask(MujocoEnv):
     observed_positions: slice
     observed_velocities: slice = slice(None)
     observation_is_state: bool = False
+    drawn_numbers: int = 0
     _given_model: Any = None
 
     @classmethod
@@ -141,22 +146,27 @@ class HiddenTask(MujocoEnv):
         switch_period: int | None = None,
         tasks: Sequence[int] | None = None,
         observe_reward: bool | None = None,
+        observe_task: bool = False,
         process_noise: ArrayLike = 0.0,
         reward_range: tuple[float, float] | None = None,
     ) -> None:
         """To be called once the body is built. ``arguments``: all that the constructor was given, to build a twin.
 
         Raises:
-            ValueError: on a bad switching rule, task, noise or reward range.
+            ValueError: on a bad switching rule, task, flag, noise or reward range.
         """
         default = DEFAULT_SWITCH_PROBABILITY if switch_period is None else 0.0
         probability = default if switch_probability is None else switch_probability
         self.switching = SwitchingRule(probability=probability, period=switch_period)
         self.tasks: Sequence[int] = self._check_tasks(self.default_tasks if tasks is None else tasks)
-        self.observe_reward = self.reward_observed if observe_reward is None else observe_reward
+        self.observe_reward = self.reward_observed
+        if observe_reward is not None:
+            self.observe_reward = as_flag("observe_reward", observe_reward)
+        self.observe_task = as_flag("observe_task", observe_task)
         state_size = len(self._get_obs())
         size = state_size + self.observe_reward
-        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (size,), np.float64)
+        self.task_shown: Array = np.zeros(self.observe_task * (self.drawn_numbers or self.task_count))
+        self.observation_space = observation_box(size, len(self.task_shown), -1.0 if self.drawn_numbers else 0.0)
         self.process_noise = _check_noise(process_noise, size)
         self.reward_range = _check_range(reward_range)
         self.task = -1  # the model is as built
@@ -172,6 +182,12 @@ class HiddenTask(MujocoEnv):
         """What a task means, in numbers."""
         raise NotImplementedError
 
+    def task_coordinates(self, task: int) -> Array:
+        """How a task is shown, whether or not it is. Shape [C]."""
+        if self.drawn_numbers:
+            return centred(uniform_draws(task, self.drawn_numbers))
+        return one_hot(task, self.task_count)
+
     def edit_model(self, task: int) -> None:
         """Change ``edited_fields`` of the model, which are as built, to those of ``task``."""
 
@@ -180,12 +196,12 @@ class HiddenTask(MujocoEnv):
         return reward
 
     def observed(self, positions: Array, velocities: Array) -> Array:
-        """What is seen of the state, without the reward. Shapes [..., nq], [..., nv] -> [..., O]."""
+        """What is seen of the state, without reward and task. Shapes [..., nq], [..., nv] -> [..., O]."""
         seen = positions[..., self.observed_positions], velocities[..., self.observed_velocities]
         return np.concatenate(seen, axis=-1)
 
     def terminated(self, observation: NDArray[np.floating]) -> NDArray[np.bool_]:
-        """Which observations end an episode, here none (a last coordinate may be the reward). [N, O] -> [N]."""
+        """Which observations end an episode, here none (reward and task may follow the state). [N, O] -> [N]."""
         return np.zeros(len(observation), dtype=bool)
 
     def forward_velocity(self, observation: Array, next_observation: Array) -> Array:
@@ -219,6 +235,8 @@ class HiddenTask(MujocoEnv):
         self.restore_model()
         self.edit_model(task)
         self.task = task
+        if self.observe_task:
+            self.task_shown = self.task_coordinates(task)
 
     def restore_model(self) -> None:
         """Every field of the model that tasks edit gets the value it was built with."""
@@ -235,7 +253,7 @@ class HiddenTask(MujocoEnv):
         self._steps = 0
         observation, info = super().reset()
         info["task"] = self.task
-        return self._with_reward(observation, 0.0), info
+        return self._with_task(self._with_reward(observation, 0.0)), info
 
     def step(self, action: ArrayLike) -> tuple[Array, float, bool, bool, dict[str, Any]]:  # type: ignore[override]
         if self.process_noise is None:
@@ -247,11 +265,12 @@ class HiddenTask(MujocoEnv):
         if self.switching.redraws(np.array([self._steps]), self.np_random)[0]:
             self.set_task(self.draw_task())
         info["task"] = self.task
-        return observation, reward, terminated, False, info
+        return self._with_task(observation), reward, terminated, False, info
 
     def outcome(self, observation: Array, action: Array, task: int) -> Array:
         """f_task(o, a): the next observation before its noise, by simulating from ``observation``. [O], [A], () -> [O].
 
+        Where the task is shown it is ``task``: the step has no switch.
         Exact, to the bit, where ``observation_is_state`` and there is process noise. Loses the present episode.
         """
         if task != self.task:
@@ -262,17 +281,19 @@ class HiddenTask(MujocoEnv):
         self.data.qvel[self.observed_velocities] = observation[len(positions) : self._state_size]
         self._forget_solver()
         following, reward, *_ = self._outcome(as_executed(action))
-        return self._with_reward(following, reward)
+        return self._with_task(self._with_reward(following, reward))
 
     @property
     def dynamics(self) -> SimulatedDynamics | None:
         """The density of the next observation given the true task; None where there is none, or no reward range.
 
-        There is one when the observation is the state, every coordinate of it (an observed reward too) has noise, and
-        ``reward_range`` bounds the rewards.
+        There is one when the observation is the state, every coordinate of it (an observed reward too) has noise,
+        ``reward_range`` bounds the rewards, and the task, which has no noise, is not shown.
         """
         noise, reward_range = self.process_noise, self.reward_range
-        if not self.observation_is_state or noise is None or not noise.all() or reward_range is None:
+        if self.observe_task or not self.observation_is_state:
+            return None
+        if noise is None or not noise.all() or reward_range is None:
             return None
         if self._dynamics is None:
             self._dynamics = SimulatedDynamics(self._twin(), noise, *reward_range)
@@ -295,6 +316,9 @@ class HiddenTask(MujocoEnv):
         extended[:-1] = observation
         extended[-1] = reward
         return extended
+
+    def _with_task(self, observation: Array) -> Array:
+        return np.concatenate((observation, self.task_shown)) if self.observe_task else observation
 
     def _outcome(self, action: ArrayLike) -> tuple[Array, float, bool, dict[str, Any]]:
         """The body's step under the present task: next observation (without reward), reward, terminated, info."""

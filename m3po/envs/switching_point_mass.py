@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import logsumexp, softmax
 
 from m3po.envs.protocol import Array, Tasks
+from m3po.envs.shown_task import as_flag, observation_box, one_hot
 from m3po.envs.switching import SwitchingRule
 from m3po.envs.vector_options import autoreset_mode_of, episodes_to_reset, has_ended, whole_number
 
@@ -223,8 +224,8 @@ def _switching_rule(probability: float | None, period: int | None) -> SwitchingR
     return SwitchingRule(probability=probability, period=period)
 
 
-def _observation_space(observe_reward: bool) -> gym.Space[Array]:
-    space: Any = gym.spaces.Box(-np.inf, np.inf, (STATE_SIZE + observe_reward,), np.float64)
+def _observation_space(observe_reward: bool, tasks_shown: int) -> gym.Space[Array]:
+    space: Any = observation_box(STATE_SIZE + observe_reward, tasks_shown)
     return cast(gym.Space[Array], space)
 
 
@@ -236,8 +237,12 @@ def _action_space() -> gym.Space[NDArray[np.float32]]:
 class _Episodes:
     """The state of N episodes that run side by side; both environment classes below are thin shells around it."""
 
-    def __init__(self, dynamics: PointMassDynamics, count: int) -> None:
+    def __init__(self, dynamics: PointMassDynamics, count: int, observe_reward: bool, observe_task: bool) -> None:
         self.dynamics = dynamics
+        self.observe_reward = as_flag("observe_reward", observe_reward)
+        self.observe_task = as_flag("observe_task", observe_task)
+        self.observation_space = _observation_space(self.observe_reward, self.observe_task * len(dynamics.tasks))
+        self.certifiable: Any = None if self.observe_reward or self.observe_task else dynamics
         self.state: Array = np.zeros((count, STATE_SIZE))
         self.task: Tasks = np.zeros(count, dtype=np.int64)
         self.steps: NDArray[np.int64] = np.zeros(count, dtype=np.int64)
@@ -260,8 +265,13 @@ class _Episodes:
         self.task = np.where(redraw, generator.integers(len(self.dynamics.tasks), size=len(redraw)), self.task)
         return reward
 
-    def observe(self, observe_reward: bool, reward: Array) -> Array:
-        return np.concatenate([self.state, reward[:, None]], axis=1) if observe_reward else self.state.copy()
+    def observe(self, reward: Array) -> Array:
+        parts = [self.state]
+        if self.observe_reward:
+            parts.append(reward[:, None])
+        if self.observe_task:
+            parts.append(one_hot(self.task, len(self.dynamics.tasks)))
+        return np.concatenate(parts, axis=1)
 
 
 def picture(state: Array, task: int) -> NDArray[np.uint8]:
@@ -287,6 +297,8 @@ class SwitchingPointMass(gym.Env[Array, NDArray[np.float32]]):
         first_task: every episode starts with this task, "as built"; None draws it uniformly, which hides it at first.
         observe_reward: append the previous reward to the observation. Given the step it is a point mass, so there is no
             density to certify against and ``dynamics`` is None.
+        observe_task: end the observation with the task that rules the next step, one-hot (m3po.envs.shown_task), for
+            agents that are told it. ``dynamics`` is None, as with a reward.
         tasks: the task distribution, uniform over these.
 
     Observation: (position x, y, velocity x, y), float64. Action: [-1, 1]^2, clipped to it. ``info["task"]`` is the
@@ -294,7 +306,7 @@ class SwitchingPointMass(gym.Env[Array, NDArray[np.float32]]):
     first task. Episodes never terminate; gymnasium's TimeLimit truncates them after 100 steps.
 
     Raises:
-        ValueError: on a bad switching rule, noise or task.
+        ValueError: on a bad switching rule, noise, task or flag.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012 (gymnasium's own contract)
@@ -306,6 +318,7 @@ class SwitchingPointMass(gym.Env[Array, NDArray[np.float32]]):
         switch_period: int | None = None,
         process_noise: float | Sequence[float] = DEFAULT_PROCESS_NOISE,
         observe_reward: bool = False,
+        observe_task: bool = False,
         first_task: int | None = 0,
         tasks: Sequence[PointMassTask] = DEFAULT_TASKS,
         render_mode: str | None = None,
@@ -315,12 +328,12 @@ class SwitchingPointMass(gym.Env[Array, NDArray[np.float32]]):
         dynamics = PointMassDynamics(
             tasks, process_noise, _switching_rule(switch_probability, switch_period), first_task
         )
-        self.observe_reward = observe_reward
         self.render_mode = render_mode
-        self.observation_space = _observation_space(observe_reward)
+        self._episodes = _Episodes(dynamics, 1, observe_reward, observe_task)
+        self.observe_reward, self.observe_task = self._episodes.observe_reward, self._episodes.observe_task
+        self.observation_space = self._episodes.observation_space
         self.action_space = _action_space()
-        self._episodes = _Episodes(dynamics, 1)
-        self.dynamics: Any = None if observe_reward else dynamics
+        self.dynamics = self._episodes.certifiable
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
         super().reset(seed=seed)
@@ -338,7 +351,7 @@ class SwitchingPointMass(gym.Env[Array, NDArray[np.float32]]):
         return picture(self._episodes.state[0], int(self._episodes.task[0]))
 
     def _observe(self, reward: Array) -> Array:
-        return np.asarray(self._episodes.observe(self.observe_reward, reward)[0])
+        return np.asarray(self._episodes.observe(reward)[0])
 
 
 class SwitchingPointMassVector(gym.vector.VectorEnv[Array, NDArray[np.float32], Any]):
@@ -360,6 +373,7 @@ class SwitchingPointMassVector(gym.vector.VectorEnv[Array, NDArray[np.float32], 
         switch_period: int | None = None,
         process_noise: float | Sequence[float] = DEFAULT_PROCESS_NOISE,
         observe_reward: bool = False,
+        observe_task: bool = False,
         first_task: int | None = 0,
         tasks: Sequence[PointMassTask] = DEFAULT_TASKS,
         render_mode: str | None = None,
@@ -373,14 +387,14 @@ class SwitchingPointMassVector(gym.vector.VectorEnv[Array, NDArray[np.float32], 
         self.max_episode_steps = whole_number("max_episode_steps", max_episode_steps)
         self.autoreset_mode = autoreset_mode_of(autoreset_mode)
         self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}
-        self.observe_reward = observe_reward
         self.render_mode = render_mode
-        self.single_observation_space = _observation_space(observe_reward)
+        self._episodes = _Episodes(dynamics, self.num_envs, observe_reward, observe_task)
+        self.observe_reward, self.observe_task = self._episodes.observe_reward, self._episodes.observe_task
+        self.single_observation_space = self._episodes.observation_space
         self.single_action_space = _action_space()
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self._episodes = _Episodes(dynamics, num_envs)
-        self.dynamics: Any = None if observe_reward else dynamics
+        self.dynamics = self._episodes.certifiable
         self._ended = np.zeros(num_envs, dtype=bool)
         self._rewards: Array = np.zeros(num_envs)
 
@@ -394,7 +408,7 @@ class SwitchingPointMassVector(gym.vector.VectorEnv[Array, NDArray[np.float32], 
         self._episodes.reset(which, self.np_random, options)
         self._ended &= ~which
         self._rewards[which] = 0.0
-        return self._episodes.observe(self.observe_reward, self._rewards), self._info(which)
+        return self._episodes.observe(self._rewards), self._info(which)
 
     def step(
         self, actions: NDArray[np.float32]
@@ -406,7 +420,7 @@ class SwitchingPointMassVector(gym.vector.VectorEnv[Array, NDArray[np.float32], 
         if again.any():
             self._episodes.reset(again, self.np_random, None)
         truncated = self._episodes.steps >= self.max_episode_steps
-        observation = self._episodes.observe(self.observe_reward, self._rewards)
+        observation = self._episodes.observe(self._rewards)
         everything = np.ones(self.num_envs, dtype=bool)
         last: dict[str, Any] = {}
         rewards = self._rewards.copy()
@@ -424,7 +438,7 @@ class SwitchingPointMassVector(gym.vector.VectorEnv[Array, NDArray[np.float32], 
             }
             self._episodes.reset(truncated, self.np_random, None)
             self._rewards[truncated] = 0.0
-            observation = self._episodes.observe(self.observe_reward, self._rewards)
+            observation = self._episodes.observe(self._rewards)
         return observation, rewards, np.zeros(self.num_envs, dtype=bool), truncated, self._info(everything) | last
 
     def _info(self, which: NDArray[np.bool_]) -> dict[str, Any]:

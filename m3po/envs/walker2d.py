@@ -14,6 +14,7 @@ from m3po.envs.body_steps import Walker2dSteps
 from m3po.envs.body_vector import BodyVector
 from m3po.envs.hidden_task import CONTINUUM, EnvironmentOptions, HiddenTask, split_options, uniform_draws
 from m3po.envs.protocol import Array
+from m3po.envs.shown_task import centred
 
 FRAME_SKIP = 8
 HEALTHY_HEIGHT = (0.8, 2.0)
@@ -49,6 +50,7 @@ class Walker2dRandomParams(HiddenTask, Walker2dEnv):
             self, frame_skip=frame_skip, healthy_z_range=HEALTHY_HEIGHT, healthy_angle_range=HEALTHY_ANGLE, **body
         )
         self._scratch = mujoco.MjData(self.model)
+        self.drawn_numbers = sum(getattr(self.model, name).size for name in BASES)
         self.hide_task({**options, "frame_skip": frame_skip}, **task)
 
     def observed(self, positions: Array, velocities: Array) -> Array:
@@ -75,11 +77,11 @@ class Walker2dRandomParams(HiddenTask, Walker2dEnv):
     def task_parameters(self, task: int) -> dict[str, Any]:
         """The multipliers of each field, in the field's shape."""
         shapes = {name: getattr(self.model, name).shape for name in BASES}
-        draws = uniform_draws(task, sum(int(np.prod(shape)) for shape in shapes.values()))
+        draws = uniform_draws(task, self.drawn_numbers)
         multipliers, start = {}, 0
         for name, base in BASES.items():
             stop = start + int(np.prod(shapes[name]))
-            exponents = LOG_SCALE * (2 * draws[start:stop] - 1)
+            exponents = LOG_SCALE * centred(draws[start:stop])
             multipliers[name] = (base**exponents).reshape(shapes[name])
             start = stop
         return multipliers
