@@ -119,6 +119,30 @@ def test_a_broken_link_is_noticed(link: str) -> None:
     assert len(broken_links(page, page.read_text() + link)) == 1
 
 
+def misnumbered(text: str) -> list[str]:
+    """Items of numbered lists that a browser numbers otherwise: it counts on from the first one of a list."""
+    found: list[str] = []
+    expected: int | None = None
+    for line in FENCE.sub("", text).splitlines():
+        if (item := re.match(r"(\d+)\. ", line)) is not None:
+            number = int(item[1])
+            found += [line] if expected not in (None, number) else []
+            expected = number + 1
+        elif not line:
+            expected = None
+    return found
+
+
+@each_page
+def test_lists_are_numbered_as_written(page: Path) -> None:
+    assert misnumbered(page.read_text()) == []
+
+
+def test_a_misnumbered_list_is_noticed() -> None:
+    assert misnumbered("1. a\n   b\n2. c\nd\n3. e\n\n5. f\n6. g\n") == []
+    assert misnumbered("1. a · 2. b ·\n3. c\n") == ["3. c"]
+
+
 @each_page
 def test_commands_and_their_flags_exist(page: Path) -> None:
     for module, flags in commands_of(code_of(page.read_text())):

@@ -1,12 +1,13 @@
 """A Markdown page whose code is run from the text that its readers see.
 
-    python -m tests.tutorial_page docs/quick_start.md      # rewrite the outputs on a page
+    python -m tests.notebook docs/quick_start.md      # rewrite the outputs and pictures on a page, and its notebook
 
 A ``python`` block is executed; all blocks of a page share their names. A ``text`` block right after it is what it
 prints. In any block a line ``$ python -m MODULE ...`` or ``$ m3po ...`` is a command, and the lines below it are what
-it prints to stdout. ``...`` on a line of its own stands for lines that are left out. After a comment
+it prints to stdout. A picture right after a ``python`` block or its output is a file that the block writes, under the
+same name. ``...`` on a line of its own stands for lines that are left out. After a comment
 ``<!-- numbers vary -->`` the next output is compared without its numbers, because they differ from one kind of CPU to
-another.
+another; a picture is then only asked for.
 """
 
 from __future__ import annotations
@@ -26,11 +27,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
+from matplotlib import pyplot
+from matplotlib.testing.compare import compare_images
+from matplotlib.testing.exceptions import ImageComparisonFailure
+
 ROOT = Path(__file__).parent.parent
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 VARYING = re.compile(r"<!-- numbers vary[^>]*-->\s*\Z")
 NUMBER = re.compile(r"[-+]?\d[\d,]*(\.\d+)?(e[-+]?\d+)?\*?%?")
+PICTURE = re.compile(r"\s*(<!-- numbers vary[^>]*-->\s*)?!\[[^\]]*\]\(([^)]+\.png)\)")
 ELLIPSIS = "..."
+# Root mean square of pixels, of 255: letters are smoothed differently by other builds of the font library.
+ALIKE = 5.0
 
 
 @dataclass
@@ -44,6 +53,9 @@ class Step:
         varying: whether its numbers are not compared.
         line: where it stands, counted from 1.
         start, end: where the shown text stands in the page, for rewriting it.
+        begin, stop: where the step stands in the page, with its output and its picture.
+        picture: the target of the page's link to the picture that the code writes, or None.
+        picture_varies: whether it is not compared.
     """
 
     code: str | None
@@ -53,6 +65,10 @@ class Step:
     line: int
     start: int = 0
     end: int = 0
+    begin: int = 0
+    stop: int = 0
+    picture: str | None = None
+    picture_varies: bool = False
 
 
 def steps_of(page: str) -> list[Step]:
@@ -67,8 +83,9 @@ def steps_of(page: str) -> list[Step]:
         language, body, line = fence[1], fence[2], page[: fence.start()].count("\n") + 1
         varying = VARYING.search(page[: fence.start()]) is not None
         if language == "python":
-            steps.append(Step(body, [], None, False, line))
+            steps.append(Step(body, [], None, False, line, begin=fence.start()))
             after_code = fence.end()
+            _end_at(fence.end(), steps[-1], page)
         elif language == "text":
             between = re.sub(r"<!--.*?-->", "", page[after_code : fence.start()], flags=re.S)
             if after_code < 0 or between.strip():
@@ -76,16 +93,27 @@ def steps_of(page: str) -> list[Step]:
             steps[-1].shown, steps[-1].varying = body, varying
             steps[-1].start, steps[-1].end = fence.start(2), fence.end(2)
             after_code = -1
+            _end_at(fence.end(), steps[-1], page)
         elif re.search(r"^\$ (python -m|m3po) ", body, re.M):
-            steps += list(_commands(body, fence.start(2), line, varying))
+            found = list(_commands(body, fence.start(2), line, varying))
+            found[0].begin, found[-1].stop = fence.start(), fence.end()
+            steps += found
     return steps
+
+
+def _end_at(stop: int, step: Step, page: str) -> None:
+    """A step of code ends here, or with the picture that follows."""
+    step.stop = stop
+    if (picture := PICTURE.match(page, stop)) is not None:
+        step.stop, step.picture, step.picture_varies = picture.end(), picture[2], picture[1] is not None
 
 
 def _commands(body: str, offset: int, line: int, varying: bool) -> Iterator[Step]:
     for match in re.finditer(r"^\$ ((?:.*\\\n)*.*)\n((?:(?!\$ ).*\n)*)", body, re.M):
-        words = match[1].replace("\\\n", " ").split(" && ")
+        words = re.sub(r"\s*\\\n\s*", " ", match[1]).split(" && ")
         start, end = offset + match.start(2), offset + match.end(2)
-        yield Step(None, words, match[2], varying, line + body[: match.start()].count("\n") + 1, start, end)
+        place = line + body[: match.start()].count("\n") + 1
+        yield Step(None, words, match[2], varying, place, start, end, offset + match.start(), end)
 
 
 def run_command(command: str) -> None:
@@ -150,29 +178,64 @@ def reader_directory(directory: Path) -> Iterator[None]:
         os.chdir(before)
 
 
-def differences(path: Path, directory: Path) -> list[str]:
-    """Run a page; a paragraph for every output that is not what the page shows."""
-    page, names, wrong = path.read_text(), {"__name__": "tutorial"}, []
+def run_page(path: Path, directory: Path) -> Iterator[tuple[Step, str]]:
+    """Every step of a page, in the order of the page, and what it prints. Works in ``directory`` until the last one."""
+    names: dict[str, Any] = {"__name__": "tutorial"}
+    mpl.use("agg")
     with reader_directory(directory):
-        for step in steps_of(page):
-            printed = execute(step, names, path.name)
-            shown = "" if step.shown is None else step.shown
-            if not agrees(shown, printed, varying=step.varying):
-                wrong.append(f"{path.name}, line {step.line}\nshown:\n{shown}\nprinted:\n{printed}")
+        for step in steps_of(path.read_text()):
+            yield step, execute(step, names, path.name)
+    pyplot.close("all")
+
+
+def written(step: Step, directory: Path) -> Path:
+    """The file that is shown as the step's picture."""
+    return directory / Path(str(step.picture)).name
+
+
+def looks_different(shown: Path, drawn: Path, *, varying: bool = False) -> str | None:
+    """What is wrong with a picture that was drawn, or None."""
+    if not drawn.exists():
+        return f"{drawn.name} was not drawn"
+    if not shown.exists():
+        return f"{shown} does not exist"
+    if varying:
+        return None
+    try:
+        found = compare_images(str(shown), str(drawn), tol=ALIKE)
+    except ImageComparisonFailure as other_size:
+        return str(other_size)
+    return None if found is None else str(found)
+
+
+def differences(path: Path, directory: Path) -> list[str]:
+    """Run a page; a paragraph for every output, and a line for every picture, that is not what the page shows."""
+    wrong = []
+    for step, printed in run_page(path, directory):
+        shown = "" if step.shown is None else step.shown
+        if not agrees(shown, printed, varying=step.varying):
+            wrong.append(f"{path.name}, line {step.line}\nshown:\n{shown}\nprinted:\n{printed}")
+        if step.picture is not None:
+            drawn = written(step, directory)
+            found = looks_different(path.parent / step.picture, drawn, varying=step.picture_varies)
+            if found:
+                wrong.append(f"{path.name}, line {step.line}: {found}")
     return wrong
 
 
 def rewrite(path: Path) -> None:
-    """Put what was printed where the page shows something else."""
-    page, names, changes = path.read_text(), {"__name__": "tutorial"}, []
+    """Put what was printed where the page shows something else, and what was drawn where it looks different."""
+    page, changes = path.read_text(), []
     directory = Path(tempfile.mkdtemp())
     try:
-        with reader_directory(directory):
-            for step in steps_of(page):
-                printed = execute(step, names, path.name)
-                if not agrees(step.shown or "", printed, varying=False):
-                    print(f"{path}, line {step.line}:\n{printed}")
-                    changes.append((step, printed.rstrip() + "\n"))
+        for step, printed in run_page(path, directory):
+            if not agrees(step.shown or "", printed, varying=False):
+                print(f"{path}, line {step.line}:\n{printed}")
+                changes.append((step, printed.rstrip() + "\n"))
+            if step.picture is not None and looks_different(path.parent / step.picture, written(step, directory)):
+                (path.parent / step.picture).parent.mkdir(exist_ok=True)
+                shutil.copy(written(step, directory), path.parent / step.picture)
+                print(f"{path}, line {step.line}: {step.picture}")
     finally:
         shutil.rmtree(directory)
     for step, printed in reversed(changes):
@@ -181,8 +244,3 @@ def rewrite(path: Path) -> None:
         else:
             page = page[: step.start] + printed + page[step.end :]
     path.write_text(page)
-
-
-if __name__ == "__main__":
-    for name in sys.argv[1:]:
-        rewrite(Path(name).resolve())
