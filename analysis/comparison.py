@@ -18,8 +18,8 @@ import numpy as np
 from analysis.flags.compare_algorithms import ComparisonConfig
 from analysis.runs.collection import CollectedRun, algorithm_of, disagreement, rows_of
 from analysis.runs.outputs import Output, files_of, mark_of
+from analysis.runs.over_seeds import student_interval
 from analysis.runs.run_table import table_of
-from analysis.statistics.aggregates import student_interval
 from m3po.command_line import json_of, run
 from m3po.runs.run_directory import RunDirectory
 

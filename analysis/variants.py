@@ -16,8 +16,8 @@ from analysis.flags.variants import VariantsConfig
 from analysis.runs.anchors import committed_anchors
 from analysis.runs.collection import CollectedRun, load
 from analysis.runs.outputs import Output, files_of, mark_of
+from analysis.runs.over_seeds import student_interval
 from analysis.runs.run_table import table_of
-from analysis.statistics.aggregates import student_interval
 from m3po.command_line import json_of, run
 from m3po.runs.run_directory import RunDirectory
 

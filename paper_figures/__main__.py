@@ -17,7 +17,6 @@ from paper_figures import (
     figure6,
     figure7,
     figure9_point_mass,
-    noise_level,
 )
 from paper_figures.command import draw, outputs
 
@@ -29,11 +28,10 @@ FIGURES = {
     "figure9_point_mass": figure9_point_mass,
     "certificate_through_training": certificate_through_training,
     "certified_by_age": certified_by_age,
-    "noise_level": noise_level,
 }
 Name = Literal[
     "figure4", "figure4_optimal", "figure6", "figure7", "figure9_point_mass", "certificate_through_training",
-    "certified_by_age", "noise_level",
+    "certified_by_age",
 ]  # fmt: skip
 
 

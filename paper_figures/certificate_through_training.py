@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import bounds
-from analysis.drawing.style import INK, TRIVIAL_COLOUR
+from analysis.drawing.style import INK, TRIVIAL_COLOUR, legend_of_all, stacked
 from analysis.runs.resumable_table import read_rows
 from analysis.studies.through_training import LENGTH, TRAINED, CertificateRow
 from m3po.envs.switching_point_mass import ACTION_COST, ACTION_SIZE
@@ -93,7 +93,9 @@ def load(data: Path = DATA) -> ThroughTraining:
 
 
 def draw(axes: Sequence[Axes], shown: ThroughTraining) -> None:
-    """Left: returns and what is guaranteed. Middle: the certificate. Right: against how far the policy moved."""
+    """Returns and what is guaranteed; the certificate; the certificate against how far the policy moved."""
+    from matplotlib.ticker import MultipleLocator
+
     returns, shares, movement = axes
     for seed, colour in zip(shown.seeds, SEED_COLOURS, strict=False):
         rows = shown.own[seed]
@@ -105,54 +107,52 @@ def draw(axes: Sequence[Axes], shown: ThroughTraining) -> None:
             steps, [row.certificate / row.trivial for row in rows], "o-", ms=3.5, color=colour, label=f"seed {seed}"
         )
         shares.plot(steps, [abs(row.gap) / row.trivial for row in rows], ":", lw=1.2, color=colour)
-    returns.axhline(shown.least_return, color=TRIVIAL_COLOUR, lw=1)
-    returns.text(
-        steps[-1], shown.least_return - 0.3, "least possible", color="#5a5a5a", fontsize=7, ha="right", va="top"
-    )
+    returns.axhline(shown.least_return, color=TRIVIAL_COLOUR, lw=1, label="least possible")
     returns.plot([], [], "x", color=INK, label="promised by the model")
     returns.plot([], [], "--", color=INK, lw=1.2, label="guaranteed: at least")
-    returns.set_title("true return", loc="left")
-    returns.set_ylabel("discounted return")
-    returns.legend(loc="lower right", fontsize=7)
+    returns.set_title("true return, discounted")
     shares.axhline(0.5, color=TRIVIAL_COLOUR, ls="--", lw=1)
     shares.plot([], [], ":", color=INK, lw=1.2, label="measured |gap|")
     shares.set_ylim(0, 1)
-    shares.set_title("certificate, policy's own data, k = 1", loc="left")
+    shares.set_title("certificate, own data, k = 1")
     shares.set_ylabel("of the trivial gap")
-    shares.legend(loc="upper right", fontsize=7)
+    legend_of_all([returns, shares])
     for here in (returns, shares):
         here.set_xlabel("real environment steps")
+        here.xaxis.set_major_locator(MultipleLocator(2000))
+    _draw_movement(movement, shown)
+
+
+def _draw_movement(axes: Axes, shown: ThroughTraining) -> None:
+    from matplotlib import colormaps
 
     ages = sorted({row.age for row in shown.aged})
-    shades = [(0.85 - 0.75 * place / max(len(ages) - 1, 1)) for place in range(len(ages))]
-    movement.plot(shown.divergences, shown.policy_share, color=INK, lw=1.2, label="Theorem 4, policy part alone")
-    movement.plot([], [], "_", ms=5, color=INK, label="with confidence (dots: at the estimates)")
-    for age, shade in zip(ages, shades, strict=True):
+    axes.plot(shown.divergences, shown.policy_share, color=INK, lw=1.2, label="Theorem 4,\npolicy part alone")
+    for place, age in enumerate(ages):
         rows = tuple(row for row in shown.aged if row.age == age)
-        tint = (1 - shade, 0.45, shade)
+        tint = colormaps["viridis"](0.95 * place / max(len(ages) - 1, 1))
         x = [row.policy_divergence for row in rows]
-        movement.plot(
+        axes.plot(
             x, [row.certificate_at_estimates / row.trivial for row in rows], "o", ms=4, color=tint,
             label=f"{age} step{'s' if age > 1 else ''} older",
         )  # fmt: skip
-        movement.plot(x, [row.certificate / row.trivial for row in rows], "_", ms=5, color=tint)
-    movement.axhline(0.5, color=TRIVIAL_COLOUR, ls="--", lw=1)
-    movement.axhline(1.0, color=TRIVIAL_COLOUR, lw=1)
-    movement.text(DIVERGENCES[0], 1.015, "trivial", color="#5a5a5a", fontsize=7.5)
-    movement.set_xscale("log")
-    movement.set_ylim(0, 1.25)
-    movement.set_xlabel("mean total variation between data policy and policy, per step")
-    movement.set_title("certificate from data of an older policy", loc="left")
-    movement.legend(loc="upper left", bbox_to_anchor=(0.0, 0.79), fontsize=7)
+        axes.plot(x, [row.certificate / row.trivial for row in rows], "_", ms=6, color=tint)
+    axes.plot([], [], "_", ms=6, color=INK, label="with confidence\n(dots: at the\nestimates)")
+    axes.axhline(0.5, color=TRIVIAL_COLOUR, ls="--", lw=1)
+    axes.axhline(1.0, color=TRIVIAL_COLOUR, lw=1)
+    axes.text(DIVERGENCES[0], 1.02, "trivial", color="#5a5a5a", fontsize=9)
+    axes.set_xscale("log")
+    axes.set_ylim(0, 1.25)
+    axes.set_xlabel("mean total variation between data policy and policy, per step")
+    axes.set_ylabel("of the trivial gap")
+    axes.set_title("certificate from data of an older policy")
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 def figures() -> tuple[Figure]:
     """Draw the figure."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(12.5, 3.9), dpi=110, layout="constrained")
-    shown = load()
-    draw(figure.subplots(1, 3, width_ratios=(1, 1, 1.35)), shown)
+    figure, (above, below) = stacked(3.4, 3.4)
+    draw([*above.subplots(1, 2), below.subplots()], load())
     return (figure,)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.drawing.style import INK, TRIVIAL_COLOUR
+from analysis.drawing.style import INK, TRIVIAL_COLOUR, page
 from analysis.runs.resumable_table import read_rows
 from analysis.studies.certified_by_age import BOUNDS, CertifiedRow
 from paper_figures.command import run_figure
@@ -107,22 +107,18 @@ def draw(axes: Axes, shown: CertifiedByAge) -> None:
     )
     axes.set_xlim(places[0] - 0.35, places[-1] + 0.35)
     axes.set_ylim(nothing - 0.13, 1.1)
-    axes.set_xlabel("real steps by which the data are older; below, how far the policy moved since (TV per step)")
+    axes.set_xlabel("real steps by which the data are older;\nbelow, how far the policy moved since (TV per step)")
     axes.set_ylabel("certain, of the true return")
     axes.set_title(
-        f"lower bounds from {shown.episodes:,} episodes at confidence {shown.confidence:g}, "
+        f"lower bounds from {shown.episodes:,} episodes at confidence {shown.confidence:g},\n"
         + ("one training" if len(shown.seeds) == 1 else f"{len(shown.seeds)} trainings (thin) and their median"),
-        loc="left",
-        pad=44,
     )
-    axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 0.98), ncols=2, fontsize=8)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.45, -0.3), ncols=1)
 
 
 def figures() -> tuple[Figure]:
     """Draw the figure."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8.2, 4.2), dpi=110, layout="constrained")
+    figure = page(4.6)
     draw(figure.subplots(), load())
     return (figure,)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import bounds
-from analysis.drawing.style import INK
+from analysis.drawing.style import INK, page
 from bounds.bound import FloatArray
 from bounds.paper import crossover_rollout_length
 from paper_figures.command import run_figure
@@ -53,48 +53,51 @@ class Panel:
     crossover: FloatArray
 
 
-def policy_divergences(model_error: FloatArray) -> tuple[tuple[str, FloatArray], ...]:
-    """The two rows of the figure: no policy divergence, and one that falls as the model error grows."""
-    return (
-        ("$\\epsilon_\\pi = 0$", np.zeros(model_error.shape)),
-        ("$\\epsilon_\\pi = 1 - \\epsilon_m$", 1 - model_error),
-    )
+# Title of a row, and its eps_pi as a function of eps_m.
+Row = tuple[str, Callable[[FloatArray], FloatArray]]
+# The paper's: no policy divergence, and one that falls as the model error grows.
+ROWS: tuple[Row, ...] = (
+    ("$\\epsilon_\\pi = 0$", np.zeros_like),
+    ("$\\epsilon_\\pi = 1 - \\epsilon_m$", lambda model_error: 1 - model_error),
+)
 
 
-def load(branched: str = "m3po-th2", full: str = "m3po-th1") -> tuple[tuple[Panel, ...], ...]:
-    """Six panels: rows eps_pi = 0 and eps_pi = 1 - eps_m, columns gamma = 0.85, 0.9, 0.95.
+def load(
+    branched: str = "m3po-th2", full: str = "m3po-th1", rows: Sequence[Row] = ROWS
+) -> tuple[tuple[Panel, ...], ...]:
+    """Six panels: a row for each policy divergence, columns gamma = 0.85, 0.9, 0.95.
 
     Args:
         branched: the catalogue's name of the bound to subtract from.
         full: the catalogue's name of the bound to subtract.
+        rows: the policy divergences.
     """
-    columns = [_column(discount, branched, full) for discount in DISCOUNTS]
+    columns = [_column(discount, branched, full, rows) for discount in DISCOUNTS]
     return tuple(zip(*columns, strict=True))
 
 
-def _column(discount: float, branched: str, full: str) -> list[Panel]:
+def _column(discount: float, branched: str, full: str, rows: Sequence[Row]) -> list[Panel]:
     model_error = np.linspace(0, 1, MODEL_ERRORS)
     fine = np.linspace(0, 1, CROSSOVER_POINTS)
     rollout_length = np.arange(1, LONGEST_ROLLOUT + 1)
-    rows = policy_divergences(model_error)
     differences = []
     for _, policy_divergence in rows:
         errors: dict[str, Any] = {"discount": discount, "model_error": model_error}
-        errors["policy_divergence"] = policy_divergence
+        errors["policy_divergence"] = policy_divergence(model_error)
         branched_values = bounds.get(branched).evaluate(**errors, rollout_length=rollout_length[:, None])
         differences.append(branched_values - bounds.get(full).evaluate(**errors))
     panels = []
-    for (name, policy_divergence), (_, fine_divergence), difference in zip(
-        rows, policy_divergences(fine), differences, strict=True
-    ):
-        crossover = crossover_rollout_length(discount=discount, model_error=fine, policy_divergence=fine_divergence)
+    for (name, policy_divergence), difference in zip(rows, differences, strict=True):
+        crossover = crossover_rollout_length(
+            discount=discount, model_error=fine, policy_divergence=policy_divergence(fine)
+        )
         on_the_axis = crossover <= LONGEST_ROLLOUT
         panels.append(
             Panel(
                 title=f"{name},  $\\gamma = {discount}$",
                 discount=discount,
                 model_error=model_error,
-                policy_divergence=policy_divergence,
+                policy_divergence=policy_divergence(model_error),
                 rollout_length=rollout_length.astype(np.float64),
                 difference=difference,
                 colour_limit=float(np.max(np.abs(differences))),
@@ -132,7 +135,7 @@ def draw(
                 _draw_crossover(here, panel)
             else:
                 _note(here, notes[row])
-            here.set_title(panel.title)
+            here.set_title(panel.title, loc="center", fontsize=9)
             here.set_xlim(0, 1)
             here.set_ylim(0.5, LONGEST_ROLLOUT + 0.5)
             here.set_yticks([1, 10, 20, 30, 40, 50])
@@ -163,9 +166,7 @@ def _note(axes: Axes, text: str) -> None:
 
 def figures() -> tuple[Figure]:
     """Compute and draw."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8.4, 6.0), dpi=110, layout="constrained")
+    figure = page(5.2)
     draw(figure.subplots(2, 3, sharex=True, sharey=True), load())
     return (figure,)
 

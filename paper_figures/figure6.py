@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis.drawing.portraits import NAMES
+from analysis.drawing.style import page
 from paper_figures.command import run_figure
 
 if TYPE_CHECKING:
@@ -23,15 +25,6 @@ if TYPE_CHECKING:
 DATA = Path(__file__).parent / "data"
 IMAGE = Path("docs/images/environments.png")
 IMAGES = {"out": IMAGE}
-# In the paper's order: name of the environment -> the paper's name for it.
-TITLES = {
-    "HalfCheetahFwdBwd": "Halfcheetah-fwd-bwd",
-    "HalfCheetahPier": "Halfcheetah-pier",
-    "Walker2dRandomParams": "Walker2D-randomparams",
-    "AntFwdBwd": "Ant-fwd-bwd",
-    "AntCrippledLeg": "Ant-crippled-leg",
-    "HumanoidDirec": "Humanoid-direc",
-}
 
 
 def load(data: Path = DATA) -> dict[str, NDArray[np.float32]]:
@@ -40,7 +33,7 @@ def load(data: Path = DATA) -> dict[str, NDArray[np.float32]]:
     Raises:
         ValueError: names the file that is no picture.
     """
-    return {name: _picture(data / f"environment_{name}.png") for name in TITLES}
+    return {name: _picture(data / f"environment_{name}.png") for name in NAMES}
 
 
 def _picture(file: Path) -> NDArray[np.float32]:
@@ -59,19 +52,17 @@ def _picture(file: Path) -> NDArray[np.float32]:
 
 
 def draw(axes: Sequence[Axes], pictures: Mapping[str, NDArray[np.float32]]) -> None:
-    """One picture in each of the axes, under the paper's name."""
+    """One picture in each of the axes, under its gymnasium id."""
     for here, (name, picture) in zip(axes, pictures.items(), strict=True):
         here.imshow(picture, interpolation="lanczos")
-        here.set_title(TITLES[name])
+        here.set_title(f"m3po/{name}-v0")
         here.set_axis_off()
 
 
 def figures() -> tuple[Figure]:
     """Lay the landed pictures out."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8.4, 4.7), dpi=85, layout="constrained")
-    draw(list(figure.subplots(2, 3).flat), load())
+    figure = page(8.2, dpi=90)  # about as many pixels as the pictures have
+    draw(list(figure.subplots(3, 2).flat), load())
     return (figure,)
 
 

@@ -1,7 +1,9 @@
 """Figure 7's question: M3PO, PEARL and L2A under one protocol, with what uniform actions earn.
 
-The curves are those of ``analysis.comparison``, the dashed lines of ``analysis.evaluation`` and ``analysis.anchors``;
-docs/baselines.md holds the commands and the commits that made the tables.
+Each line is the mean over seeds, each band its 95% Student interval; tasks switch within episodes. An evaluation has 50
+episodes on the point mass, 5 on the cheetahs (L2A 3). The curves are those of ``analysis.comparison``, the dashed lines
+of ``analysis.evaluation`` and ``analysis.anchors``; docs/baselines.md holds the commands and the commits that made the
+tables.
 """
 
 from __future__ import annotations
@@ -14,8 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.drawing.curves import ANCHOR_COLOURS, ANCHOR_LABELS
-from analysis.drawing.style import ALGORITHM_COLOURS
+from analysis.drawing.curves import draw_anchors, plot_mean
+from analysis.drawing.style import ALGORITHM_COLOURS, legend_of_all, page
 from analysis.runs.anchors import committed_anchors
 from analysis.runs.csv_lines import read_lines
 from analysis.runs.run_table import CURVE_COLUMNS, curves_of
@@ -32,6 +34,8 @@ IMAGE = Path("docs/images/figure7.png")
 IMAGES = {"out": IMAGE}
 ANCHOR_OF = {"uniform actions": "random"}
 POINT_MASS = "m3po/SwitchingPointMass-v0"
+# Where one of a panel's curves has more evaluations than this, the panel shows averages over this many windows.
+MANY, WINDOWS = 50, 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,44 +74,47 @@ def load(curves: Path = CURVES, finals: Path = FINALS) -> tuple[Panel, ...]:
     return tuple(panels)
 
 
+def window_of(curves: Sequence[NDArray[np.float64]]) -> float:
+    """Over how many steps the evaluations of a panel are averaged: a ``WINDOWS``-th, 0 where none has many."""
+    many = any(points.shape[1] > MANY for points in curves)
+    return float(max(points[0, -1, 0] for points in curves)) / WINDOWS if many else 0.0
+
+
+def in_windows(points: NDArray[np.float64], window: float) -> NDArray[np.float64]:
+    """Means of each seed's (step, return) over windows (i w, (i + 1) w] of steps. Shapes [S, E, 2] -> [S, W, 2]."""
+    if not window:
+        return points
+    places = np.ceil(points[0, :, 0] / window)
+    return np.stack([points[:, places == place].mean(axis=1) for place in np.unique(places)], axis=1)
+
+
 def draw(axes: Sequence[Axes], panels: Sequence[Panel]) -> None:
-    """Thin lines for seeds, a thick one for their mean."""
+    """One environment in each of the axes: means over seeds with intervals, and what they are to be read against."""
     from matplotlib.ticker import MaxNLocator
 
     for here, panel in zip(axes, panels, strict=True):
-        for name, seeds in panel.curves.items():
-            colour = ALGORITHM_COLOURS[name]
-            count = len(seeds)
-            for points in seeds.values():
-                here.plot(*points.T, color=colour, lw=0.7, alpha=0.4)
-            label = f"{name} ({count} seed{'s' if count > 1 else ''})"
-            here.plot(*np.mean(list(seeds.values()), axis=0).T, color=colour, lw=2.0, label=label)
-        for name, value in panel.lines.items():
-            here.axhline(value, color=ANCHOR_COLOURS[name], lw=1.0, ls="--", zorder=0)
-            below = name == "filter"
-            here.annotate(
-                ANCHOR_LABELS[name], (0.0, value), xycoords=("axes fraction", "data"), xytext=(3, -2 if below else 2),
-                textcoords="offset points", fontsize=6.5, va="top" if below else "bottom", color=ANCHOR_COLOURS[name],
-            )  # fmt: skip
-        here.set_title(panel.env_id.removeprefix("m3po/").removesuffix("-v0"), loc="left")
+        curves = {name: np.array(list(seeds.values())) for name, seeds in panel.curves.items()}
+        window = window_of(list(curves.values()))
+        for name, points in curves.items():
+            averaged = in_windows(points, window)
+            plot_mean(here, averaged[0, :, 0], averaged[:, :, 1], ALGORITHM_COLOURS[name], name)
+        draw_anchors(here, panel.lines)
+        seeds = " or ".join(str(count) for count in sorted({len(points) for points in curves.values()}))
+        pooled = f", mean over {window:,.0f} steps" if window else ""
+        here.set_title(f"{panel.env_id}\n{seeds} seeds{pooled}", fontsize=9)
         here.set_xlabel("real environment steps")
-        here.xaxis.set_major_locator(MaxNLocator(5))
-        here.margins(y=0.08)
-        here.legend(loc="best", fontsize=7)
-    axes[0].set_ylabel("return of an episode")
+        here.xaxis.set_major_locator(MaxNLocator(4))
+        here.set_ylabel("return of an episode")
 
 
 def figures() -> tuple[Figure]:
     """Draw the figure."""
-    from matplotlib.figure import Figure
-
     panels = load()
-    figure = Figure(figsize=(4.0 * len(panels), 3.6), dpi=110, layout="constrained")
-    draw(figure.subplots(1, len(panels), squeeze=False)[0], panels)
-    figure.suptitle(
-        "episodes per evaluation: 50 on the point mass, 5 on the cheetahs (L2A 3); tasks switch within episodes",
-        x=0.01, ha="left", fontsize=8,
-    )  # fmt: skip
+    rows = (len(panels) + 1) // 2
+    figure = page(2.9 * rows)
+    axes = list(figure.subplots(rows, 2, squeeze=False).flat)[: len(panels)]
+    draw(axes, panels)
+    legend_of_all(axes)
     return (figure,)
 
 

@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.drawing.curves import ANCHOR_COLOURS, ANCHOR_LABELS
-from analysis.drawing.style import VARIANT_COLOURS
+from analysis.drawing.curves import draw_anchors
+from analysis.drawing.style import VARIANT_COLOURS, stacked
 from analysis.runs.anchors import committed_anchors
 from analysis.runs.csv_lines import read_lines
+from analysis.runs.over_seeds import student_interval
 from analysis.runs.run_table import CURVE_COLUMNS, curves_of
-from analysis.statistics.aggregates import student_interval
 from paper_figures.command import run_figure
 
 if TYPE_CHECKING:
@@ -68,15 +68,14 @@ def load(data: Path = DATA) -> tuple[Variant, ...]:
         if len(seeds) < 2:
             raise ValueError(f"{data}: an interval over seeds needs at least 2 of them, {name} has {len(seeds)}")
         returns = points[:, :, 1]
-        ends = np.array([student_interval(column) for column in returns.T])
-        variants.append(Variant(name, points[0, :, 0], returns, ends[:, 0], ends[:, 1], ends[:, 2]))
+        variants.append(Variant(name, points[0, :, 0], returns, *student_interval(returns)))
     if len({(len(each.returns), *each.steps) for each in variants}) > 1:
         raise ValueError(f"{data}: the variants differ in their numbers of seeds or in their steps")
     return tuple(variants)
 
 
 def draw(axes: Sequence[Axes], variants: Sequence[Variant], anchors: dict[str, float]) -> None:
-    """Left: mean learning curves. Right: the final evaluation of every seed, with the mean and its interval."""
+    """Above: mean learning curves. Below: the final evaluation of every seed, with the mean and its interval."""
     curves, finals = axes
     for place, variant in enumerate(variants):
         colour = VARIANT_COLOURS[variant.name]
@@ -89,37 +88,21 @@ def draw(axes: Sequence[Axes], variants: Sequence[Variant], anchors: dict[str, f
         finals.errorbar(
             place + 0.22, mean, [[mean - below], [above - mean]], fmt="_", color=colour, capsize=3, markersize=9
         )
-    for name, value in anchors.items():
-        for here in axes:
-            here.axhline(value, color=ANCHOR_COLOURS[name], lw=1.0, ls="--", zorder=0)
-        finals.annotate(
-            ANCHOR_LABELS[name], (1.0, value), xycoords=("axes fraction", "data"),
-            xytext=(3, -3 if name == "filter" else 3), textcoords="offset points", fontsize=7,
-            va="top" if name == "filter" else "bottom", color=ANCHOR_COLOURS[name],
-        )  # fmt: skip
-    curves.set_xlabel("real environment steps")
-    curves.set_ylabel("return of an episode")
-    curves.set_title("mean over seeds", loc="left")
-    curves.legend(loc="lower right", bbox_to_anchor=(1.0, 0.24), fontsize=7.5, ncols=2)
-    finals.set_xticks(range(len(variants)), [variant.name for variant in variants], fontsize=8)
-    finals.set_title("final evaluation: seeds, and mean with 95% interval", loc="left")
     for here in axes:
+        draw_anchors(here, anchors)
         here.set_ylim(-5, 90)
+        here.set_ylabel("return of an episode")
+    curves.set_xlabel("real environment steps")
+    curves.set_title(f"mean of {len(variants[0].returns)} seeds")
+    curves.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    finals.set_xticks(range(len(variants)), [variant.name for variant in variants], fontsize=9)
+    finals.set_title("final evaluation: seeds, and mean with 95% interval")
 
 
 def figures() -> tuple[Figure]:
     """Draw the figure."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10.0, 4.0), dpi=110, layout="constrained")
-    variants = load()
-    draw(figure.subplots(1, 2, width_ratios=(1, 1.25)), variants, committed_anchors())
-    seeds = len(variants[0].returns)
-    figure.suptitle(
-        f"m3po/SwitchingPointMass-v0, {seeds} seeds per variant, {variants[0].steps[-1]:,.0f} real steps, "
-        "50 episodes of the deterministic policy per evaluation",
-        x=0.01, ha="left", fontsize=9,
-    )  # fmt: skip
+    figure, parts = stacked(3.1, 3.1)
+    draw([part.subplots() for part in parts], load(), committed_anchors())
     return (figure,)
 
 

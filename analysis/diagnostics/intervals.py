@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.statistics.aggregates import student_interval
+from analysis.runs.over_seeds import student_interval
 from bounds.confidence import Interval
 
 Array = NDArray[np.float64]

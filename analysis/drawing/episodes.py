@@ -126,7 +126,7 @@ def draw_path(here: Axes, episode: Episode, colours: TaskColours) -> None:
     here.legend(loc="upper right")
     here.set_xlabel("x")
     here.set_ylabel("y")
-    here.set_title("path from the dot on", loc="left")
+    here.set_title("path from the dot on")
 
 
 def write_strip(

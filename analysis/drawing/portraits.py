@@ -94,7 +94,7 @@ def draw_strips(output: Output, width: int, height: int) -> None:
             pictures, colours, seconds = strip(name, width, height)
             for column, (here, picture, colour) in enumerate(zip(row, pictures, colours, strict=True)):
                 here.imshow(picture)
-                here.set_title(f"{name}, 0 s" if column == 0 else f"{column * seconds:.2f} s", fontsize=6, loc="left")
+                here.set_title(f"{name}, 0 s" if column == 0 else f"{column * seconds:.2f} s", fontsize=6)
                 here.set_xticks([])
                 here.set_yticks([])
                 for spine in here.spines.values():

@@ -1,11 +1,11 @@
-"""How figures look here: one set of matplotlib settings, one colour and one label per bound."""
+"""How figures look here: one width and set of matplotlib settings, one colour and one label per bound."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # Importing matplotlib fails where the variable names a backend that is not installed here, as in a notebook's shell;
 # figures that are drawn into files need none.
@@ -16,6 +16,13 @@ if _backend is not None:
     os.environ["MPLBACKEND"] = _backend
     with suppress(ValueError):
         mpl.rcParams["backend"] = _backend
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
+
+# Inches, of a printed page's text; on a telephone of 390 pixels the letters then still have six to seven.
+PAGE_WIDTH = 6.5
 
 TRIVIAL_COLOUR = "#8a8a8a"
 
@@ -68,12 +75,14 @@ ALGORITHM_COLOURS = {
 }
 
 SETTINGS: dict[Any, Any] = {
-    "figure.dpi": 150,
-    "savefig.dpi": 150,
+    "figure.dpi": 180,
+    "savefig.dpi": 180,
+    "figure.constrained_layout.use": True,
     "figure.facecolor": "white",
-    "font.size": 9,
+    "font.size": 10,
     "axes.titlesize": 10,
-    "axes.labelsize": 9,
+    "axes.titlelocation": "left",
+    "axes.labelsize": 10,
     "axes.edgecolor": "#5a5a5a",
     "axes.labelcolor": INK,
     "text.color": INK,
@@ -83,7 +92,7 @@ SETTINGS: dict[Any, Any] = {
     "axes.spines.right": False,
     "axes.grid": False,
     "legend.frameon": False,
-    "legend.fontsize": 8,
+    "legend.fontsize": 9,
     "lines.linewidth": 1.8,
     "mathtext.fontset": "cm",
 }
@@ -96,3 +105,38 @@ def figure_style() -> Iterator[None]:
         mpl.rcdefaults()
         mpl.rcParams.update(SETTINGS)
         yield
+
+
+def page(height: float, dpi: float | None = None) -> Figure:
+    """A figure as wide as the page; ``height`` in inches, ``dpi`` other than the style's if given."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(PAGE_WIDTH, height), dpi=dpi)
+
+
+def stacked(*heights: float) -> tuple[Figure, list[SubFigure]]:
+    """A figure as wide as the page, in parts one below the other, each with margins of its own."""
+    figure = page(sum(heights))
+    return figure, list(figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False).flat)
+
+
+def legend_below(axes: Axes, columns: int = 1, **options: Any) -> None:
+    """The legend under the axes and their label, off the data."""
+    axes.legend(
+        loc="upper center", bbox_to_anchor=(0.5, 0.0), borderaxespad=4.2, ncols=columns, columnspacing=1.2, **options
+    )
+
+
+def legend_of_all(panels: Sequence[Axes], columns: int = 3) -> None:
+    """One legend of all that several panels show, each name once: in the cell they leave free, or under the figure."""
+    found = {name: handle for each in panels for handle, name in zip(*each.get_legend_handles_labels(), strict=True)}
+    # What lies behind the rest is what the rest is compared with, and comes last.
+    entries = dict(sorted(found.items(), key=lambda entry: -entry[1].get_zorder()))
+    figure: Any = panels[0].get_figure(root=False)
+    spare = [each for each in figure.axes if each not in panels]
+    for each in spare:
+        each.set_axis_off()
+    if spare:
+        spare[0].legend(entries.values(), entries.keys(), loc="center left")
+    else:
+        figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=columns)

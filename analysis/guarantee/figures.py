@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from analysis.drawing.style import INK, TRIVIAL_COLOUR, legend_below, stacked
 from analysis.guarantee.guarantee import Guarantee
 from analysis.runs.outputs import Output, files_of, mark_of
 
@@ -13,37 +14,52 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def draw(found: Guarantee) -> Figure:
-    """Left: the measured gap inside every discrepancy. Right: the error profiles over time."""
-    from matplotlib.figure import Figure
+# Of the trivial gap, where the axis ends: larger discrepancies say nothing, by how much is not of interest.
+END = 1.3
 
-    figure = Figure(figsize=(10.5, 4.2), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=[1.35, 1])
-    draw_gaps(left, found)
-    left.set_title("fresh data of the policy itself: " + found.verdict, loc="left")
-    draw_profiles(right, found)
-    right.set_title("measured error profiles", loc="left")
+
+def draw(found: Guarantee) -> Figure:
+    """Above: the measured gap inside every discrepancy. Below: the error profiles over time."""
+    figure, parts = stacked(1.3 + 0.24 * len(found.own.checks), 2.9)
+    above, below = (part.subplots() for part in parts)
+    draw_gaps(above, found)
+    above.set_title("fresh data of the policy itself: " + found.verdict)
+    draw_profiles(below, found)
+    below.set_title("measured error profiles")
     return figure
 
 
 def draw_gaps(axes: Axes, found: Guarantee) -> None:
-    """The measured |gap| inside every discrepancy, from the policy's own episodes."""
-    rows = found.own.checks[::-1]
-    colours = {"holds": "#0072b2", "violated": "#d55e00", "surrogate": "#8a8a8a"}
+    """The measured gap, with its sign, within plus and minus every discrepancy, from the policy's own episodes."""
+    rows, end = found.own.checks[::-1], END * found.trivial
+    colours = {"holds": "#0072b2", "violated": "#d55e00", "surrogate": TRIVIAL_COLOUR}
     for place, row in enumerate(rows):
-        colour = colours["surrogate"] if row.vacuous else colours[row.verdict]
-        axes.barh(place, row.discrepancy, color=colour, alpha=0.35, height=0.62)
-        ends_of_gap = sorted((abs(row.gap.lower), abs(row.gap.upper)))
-        straddles = row.gap.lower < 0 < row.gap.upper
-        axes.plot([1e-9 if straddles else ends_of_gap[0], ends_of_gap[1]], [place, place], color="#262626", lw=3)
-        axes.plot(abs(row.gap.estimate), place, "o", color="#262626", ms=4)
-    axes.axvline(found.trivial, color="#8a8a8a", ls="--", lw=1.2)
-    axes.text(found.trivial, len(rows) - 0.35, "trivial", ha="center", va="bottom", color="#5a5a5a", fontsize=8)
+        reach = min(row.discrepancy, end)
+        axes.barh(
+            place, 2 * reach, left=-reach, color=TRIVIAL_COLOUR if row.vacuous else colours[row.verdict], alpha=0.35,
+            height=0.62,
+        )  # fmt: skip
+        if row.discrepancy > end:
+            axes.text(
+                0.97 * end, place, f"± {row.discrepancy:.0f}", ha="right", va="center", color="#5a5a5a", fontsize=8
+            )
+        axes.plot([row.gap.lower, row.gap.upper], [place, place], color=INK, lw=3)
+        axes.plot(row.gap.estimate, place, "o", color=INK, ms=4)
+    for side in (-1, 1):
+        axes.axvline(side * found.trivial, ymax=0.95, color=TRIVIAL_COLOUR, ls="--", lw=1.2)
+        axes.text(
+            side * found.trivial, len(rows) - 0.45, "trivial", ha="center", va="bottom", color="#5a5a5a", fontsize=8
+        )
+    axes.axvline(0, color=INK, lw=0.8, zorder=0)
     axes.set_yticks(range(len(rows)), [f"{row.name}, {row.scheme}" for row in rows])
-    axes.set_xscale("log")
-    smallest = min(max(abs(row.gap.estimate), 1e-3) for row in rows)
-    axes.set_xlim(smallest / 3, 2 * max(found.trivial, *(row.discrepancy for row in rows)))
-    axes.set_xlabel("units of return: bar = discrepancy (grey: vacuous), dot and line = measured |gap|")
+    axes.set_xlim(-end, end)
+    axes.set_ylim(-0.6, len(rows))
+    axes.set_xlabel("true minus promised return")
+    for verdict in dict.fromkeys(row.verdict for row in rows if not row.vacuous):
+        axes.barh(0, 0, color=colours[verdict], alpha=0.35, label=f"discrepancy: {verdict}")
+    axes.barh(0, 0, color=TRIVIAL_COLOUR, alpha=0.35, label="vacuous")
+    axes.plot([], [], "o-", color=INK, lw=3, ms=4, label="measured gap")
+    legend_below(axes, columns=3)
 
 
 def draw_profiles(axes: Axes, found: Guarantee) -> None:
@@ -59,7 +75,7 @@ def draw_profiles(axes: Axes, found: Guarantee) -> None:
     axes.set_ylim(0, 1)
     axes.set_xlabel("time step $t$ of the episode")
     axes.set_ylabel("mean total variation")
-    axes.legend(loc="upper right")
+    legend_below(axes, columns=2)
 
 
 def figure_output(path: Path, run_dir: Path, *, overwrite: bool = False) -> Output:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.diagnostics.intervals import Ends
-from analysis.drawing.curves import ANCHOR_COLOURS, ANCHOR_LABELS
+from analysis.drawing.curves import ANCHOR_COLOUR, ANCHOR_DASHES, ANCHOR_LABELS
 from analysis.drawing.style import BOUND_COLOURS, BOUND_LABELS
 
 if TYPE_CHECKING:
@@ -69,15 +69,15 @@ def learning_curve(rows: Rows, anchors: dict[str, float]) -> Figure | None:
         axes.fill_between(steps, returns - 2 * error, returns + 2 * error, color=BLUE, alpha=0.2, lw=0)
     axes.plot(steps, returns, color=BLUE, marker=marker, ms=4)
     for name, value in anchors.items():
-        axes.axhline(value, color=ANCHOR_COLOURS[name], lw=1.2, ls="--")
+        axes.axhline(value, color=ANCHOR_COLOUR, lw=1.2, ls=ANCHOR_DASHES[name])
         below = name == "filter"
         axes.annotate(
             ANCHOR_LABELS[name], (0, value), xytext=(3, -2 if below else 2), textcoords="offset points",
-            ha="left", va="top" if below else "bottom", fontsize=8, color=ANCHOR_COLOURS[name],
+            ha="left", va="top" if below else "bottom", fontsize=8, color=ANCHOR_COLOUR,
         )  # fmt: skip
     axes.set_xlim(0, max(float(steps[-1]) * 1.02, 1.0))
     axes.set_xlabel("real environment steps")
-    axes.set_title("return of an episode, not discounted", loc="left")
+    axes.set_title("return of an episode, not discounted")
     return figure
 
 
@@ -117,7 +117,7 @@ def _finish_share(axes: Axes, title: str) -> None:
     axes.set_ylim(0, 1.4)
     axes.set_yticks(np.arange(6) / 5)
     axes.set_xlabel("real environment steps")
-    axes.set_title(title, loc="left")
+    axes.set_title(title)
     axes.legend(loc="upper right", fontsize=8)
 
 
@@ -137,7 +137,7 @@ def profile_chart(rows: Rows, name: str, upper: str, title: str, *, last: int | 
     axes.set_ylim(0, 1.4)
     axes.set_yticks(np.arange(6) / 5)
     axes.set_xlabel("time step $t$ of the episode")
-    axes.set_title(title, loc="left")
+    axes.set_title(title)
     axes.legend(loc="upper right", fontsize=8)
     return figure
 
@@ -168,7 +168,7 @@ def bounds_through_training(
     axes.set_yscale("log")
     axes.set_ylim(smallest, None)
     axes.set_xlabel("real environment steps")
-    axes.set_title(title, loc="left")
+    axes.set_title(title)
     figure.legend(loc="outside lower center", fontsize=7.5, ncols=2)
     return figure
 
@@ -207,7 +207,7 @@ def k_step_error(found: dict[str, Any]) -> Figure:
     axes.set_ylim(0, 1.25 * max(*high, *found["unchanged_all"], 1e-9))
     axes.locator_params(axis="x", integer=True)
     axes.set_xlabel("steps ahead, $k$")
-    axes.set_title("error in standard deviations", loc="left")
+    axes.set_title("error in standard deviations")
     axes.legend(loc="upper left", fontsize=8)
     return figure
 
@@ -231,7 +231,7 @@ def calibration(found: dict[str, Any]) -> Figure:
     axes.set_ylim(0, 1)
     axes.set_xlabel("share that should be below")
     axes.set_ylabel("share that is below")
-    axes.set_title("calibration of one-step predictions", loc="left")
+    axes.set_title("calibration of one-step predictions")
     axes.legend(loc="upper left", fontsize=8)
     return figure
 
@@ -246,6 +246,6 @@ def telescoped(found: dict[str, Any]) -> Figure:
     axes.axhline(0, color=INK, lw=0.8)
     axes.set_xticks(places, [str(each["from"]) for each in spans])
     axes.set_xlabel("from time step")
-    axes.set_title("contributions to the return gap", loc="left")
+    axes.set_title("contributions to the return gap")
     axes.legend(fontsize=8)
     return figure

@@ -1,12 +1,12 @@
 """Statistics of tables of learning curves: aggregates, bootstrap, table, summary, figures."""
 
+from analysis.runs.over_seeds import student_interval
 from analysis.statistics.aggregates import (
     interquartile_mean,
     normalise,
     pooled_interquartile_mean,
     probability_of_improvement,
     steps_to_reach,
-    student_interval,
 )
 from analysis.statistics.bootstrap import (
     bootstrap_interval,

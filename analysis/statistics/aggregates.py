@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 Array = NDArray[np.float64]
 
@@ -152,12 +151,3 @@ def steps_to_reach(steps: ArrayLike, returns: ArrayLike, threshold: float) -> Ar
     if not math.isfinite(threshold):
         raise ValueError(f"threshold must be finite, got {threshold}")
     return np.asarray(np.where(curves >= threshold, grid, np.inf).min(axis=1))
-
-
-def student_interval(values: NDArray[np.float64], confidence: float = 0.95) -> tuple[float, float, float]:
-    """Mean and the ends of Student's interval for it, which supposes normal values; [S], S >= 2 for finite ends."""
-    mean = float(values.mean())
-    if len(values) < 2:
-        return mean, float("-inf"), float("inf")
-    half = stats.t.ppf(0.5 + confidence / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-    return mean, mean - float(half), mean + float(half)

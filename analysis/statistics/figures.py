@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from analysis.drawing.style import INK, VARIANT_COLOURS
+from analysis.drawing.style import INK, VARIANT_COLOURS, stacked
 from analysis.statistics.summary import METHOD_NAMES, StatisticsConfig, VariantSummary
 from analysis.statistics.table import Table
 
@@ -19,12 +19,10 @@ LINE_STYLES = ("-", "--", ":", "-.")
 
 
 def draw(table: Table, config: StatisticsConfig, summaries: Sequence[VariantSummary]) -> Figure:
-    """Left: interquartile mean at every evaluation, with bands. Right: probability of improvement over the baseline."""
-    from matplotlib.figure import Figure
-
+    """Interquartile mean at every evaluation, with bands; below, probability of improvement over the baseline."""
     compared = config.baseline is not None and len(summaries) > 1
-    figure = Figure(figsize=(10.0 if compared else 6.0, 4.0), layout="constrained")
-    panels = figure.subplots(1, 2 if compared else 1, squeeze=False, width_ratios=(1.35, 1) if compared else (1,))[0]
+    figure, parts = stacked(3.6, 1.2 + 0.28 * len(summaries)) if compared else stacked(3.6)
+    panels = [part.subplots() for part in parts]
     look = looks(list(table.returns))
     _draw_curves(panels[0], table, config, summaries, look)
     if compared:
@@ -34,7 +32,7 @@ def draw(table: Table, config: StatisticsConfig, summaries: Sequence[VariantSumm
     many = "" if len(table.environments) == 1 else f" in each of {len(table.environments)} environments"
     figure.suptitle(
         f"{count} seed{'' if seeds == [1] else 's'} per variant{many}; {config.confidence:.0%} "
-        f"{METHOD_NAMES[config.method]} bootstrap intervals over seeds, {config.resamples:,} resamples",
+        f"{METHOD_NAMES[config.method]} bootstrap intervals\nover seeds, {config.resamples:,} resamples",
         x=0.01, ha="left", fontsize=9,
     )  # fmt: skip
     return figure
@@ -63,8 +61,8 @@ def _draw_curves(
         axes.axhline(config.threshold, color=INK, lw=0.9, ls=":", zorder=0)
     axes.set_xlabel("real environment steps")
     axes.set_ylabel("normalised return of an episode" if config.anchors else "return of an episode")
-    axes.set_title("interquartile mean over runs", loc="left")
-    axes.legend(loc="lower right", fontsize=7.5, ncols=2 if len(summaries) > 4 else 1)
+    axes.set_title("interquartile mean over runs")
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 def _draw_improvement(
@@ -85,4 +83,4 @@ def _draw_improvement(
     axes.set_ylim(len(shown) - 0.5, -0.5)
     axes.set_xlim(-0.03, 1.03)
     axes.set_xlabel("probability")
-    axes.set_title(f"a run is better than one of {config.baseline}", loc="left")
+    axes.set_title(f"a run is better than one of {config.baseline}")

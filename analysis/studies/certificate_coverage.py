@@ -14,6 +14,7 @@ import tyro
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from analysis.drawing.style import legend_of_all, page
 from analysis.flags.figure_files import check_figure
 from analysis.guarantee.certification import certify
 from analysis.studies.known_processes import (
@@ -294,17 +295,14 @@ def record_of(coverage: Coverage, config: CertificateCoverageConfig) -> dict[str
 
 def draw_figure(coverage: Coverage) -> Figure:
     """Mean widths against the number of episodes: one panel per population, one line per method."""
-    from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
-
     colours = {
         "Hoeffding": "#8a8a8a", "empirical Bernstein": "#e69f00", "betting": "#0072b2", "Clopper-Pearson": "#d55e00",
     }  # fmt: skip
     names = list(dict.fromkeys(row.population for row in coverage.intervals if row.times == 1))
-    columns = (len(names) + 1) // 2
-    figure = Figure(figsize=(2.3 * columns, 4.6), layout="constrained")
-    axes = figure.subplots(2, columns, sharex=True, sharey=True)
-    for panel, name in zip(axes.flat, names, strict=False):
+    rows_of_panels = (len(names) + 1) // 2
+    figure = page(2.0 * rows_of_panels)
+    panels = list(figure.subplots(rows_of_panels, 2, sharex=True, sharey=True).flat)[: len(names)]
+    for panel, name in zip(panels, names, strict=True):
         for method, colour in colours.items():
             rows = [
                 row
@@ -312,12 +310,10 @@ def draw_figure(coverage: Coverage) -> Figure:
                 if (row.population, row.method, row.sides, row.times) == (name, method, "two", 1)
             ]
             if rows:
-                panel.loglog([row.size for row in rows], [row.width for row in rows], "o-", ms=3, color=colour)
-        panel.set_title(name, loc="left")
-    for panel in axes.flat[len(names) :]:
-        panel.set_axis_off()
-    handles = [Line2D([], [], color=colour, marker="o", ms=3, label=method) for method, colour in colours.items()]
-    axes.flat[-1].legend(handles=handles, loc="center")
-    figure.supxlabel("episodes", fontsize=9)
-    figure.supylabel("mean width of 95% intervals, shares of the range", fontsize=9)
+                sizes, widths = [row.size for row in rows], [row.width for row in rows]
+                panel.loglog(sizes, widths, "o-", ms=3, color=colour, label=method)
+        panel.set_title(name)
+    legend_of_all(panels, columns=4)
+    figure.supxlabel("episodes", fontsize=10)
+    figure.supylabel("mean width of 95% intervals, shares of the range", fontsize=10)
     return figure

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from scipy import optimize, special
 from tqdm import tqdm
 
-from analysis.statistics.aggregates import pooled_interquartile_mean, student_interval
+from analysis.runs.over_seeds import student_interval
+from analysis.statistics.aggregates import pooled_interquartile_mean
 from analysis.statistics.bootstrap import (
     BootstrapInterval,
     Method,
@@ -168,8 +169,8 @@ def interquartile_mean_row(
     student = None
     if environments == 1:
         samples = each[0].draw((config.trials, seeds), generator)
-        ends = [student_interval(one, config.confidence) for one in samples]
-        student = float(np.mean([lower <= whole.mean <= upper for _, lower, upper in ends]))
+        _, lower, upper = student_interval(samples.T, config.confidence)
+        student = float(np.mean((lower <= whole.mean) & (whole.mean <= upper)))
     return CoverageRow("IQM", name, environments, seeds, truth, percentile, bca, student)
 
 

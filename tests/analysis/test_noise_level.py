@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from analysis.noise_level import cli
+from analysis.runs.resumable_table import read_rows
 from analysis.studies import noise_level
 from analysis.studies.noise_level import (
     HORIZON,
@@ -113,3 +114,24 @@ def test_bad_flags_exit_2_and_name_it(
     flags: list[str], named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert named in refusal(cli, ["--out", tmp_path / "rows.csv", "--runs", tmp_path, *flags], capsys)
+
+
+def test_the_table_of_the_docs_is_the_landed_rows() -> None:
+    root = Path(__file__).parents[2]
+    page = (root / "docs" / "certificate_in_practice.md").read_text()
+    rows = [
+        row
+        for samples in (5000, 20000)
+        for row in read_rows(root / "paper_figures" / "data" / f"noise_level_{samples}.csv", NoiseRow, finite=True)
+    ]
+    assert len(rows) == 6
+    for row in rows:
+        shares = row.share, row.share_at_estimates, row.model_share
+        cells = [
+            f"{row.level:g}", f"{row.samples:,}", *(f"{share:.0%}" for share in shares), f"{row.reward_share:.1%}",
+            f"{row.share_low_discount:.0%}", f"{row.share_high_discount:.0%}", f"{row.model_error:.3f}",
+            f"{row.median_bias:.1f}", f"{row.clipped:.0%}",
+            row.verdict + (", vacuously" if row.share > 1 else ""),
+        ]  # fmt: skip
+        assert f"| {' | '.join(cells)} |" in page
+        assert row.share > 0.8  # none comes near half

@@ -13,7 +13,7 @@ from scipy import stats
 
 from analysis.drawing.style import VARIANT_COLOURS, figure_style
 from analysis.runs.collection import load, name_of
-from analysis.statistics.aggregates import student_interval
+from analysis.runs.over_seeds import student_interval
 from analysis.variants import cli, summary, table
 from m3po.config import Config
 from paper_figures import figure9_point_mass

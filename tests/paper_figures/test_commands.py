@@ -18,7 +18,6 @@ from paper_figures import (
     figure6,
     figure7,
     figure9_point_mass,
-    noise_level,
 )
 from paper_figures.__main__ import FIGURES
 from tests.command_errors import refusal
@@ -31,7 +30,6 @@ READ: list[tuple[ModuleType, str, str]] = [
     (figure7, "CURVES", "comparison.csv"),
     (figure7, "FINALS", "comparison_finals.csv"),
     (figure9_point_mass, "DATA", "variants_switching_point_mass.csv"),
-    (noise_level, "DATA", "noise_level_5000.csv"),
 ]
 
 
@@ -74,9 +72,9 @@ def test_a_ruined_table_is_refused(
 ) -> None:
     file = tmp_path / name
     file.write_bytes(RUINED[way]((DATA / name).read_bytes()))
-    monkeypatch.setattr(module, constant, (file,) if module is noise_level else file)
+    monkeypatch.setattr(module, constant, file)
     monkeypatch.setattr(module.load, "__defaults__", tuple(
-        ((file,) if module is noise_level else file) if default_is(module, constant, place) else default
+        file if default_is(module, constant, place) else default
         for place, default in enumerate(module.load.__defaults__)
     ))  # fmt: skip
     assert name in refusal(module.cli, ["--out", str(tmp_path / "new.png")], capsys)
