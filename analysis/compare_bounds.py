@@ -6,16 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from analysis.runs.outputs import Output, mark_of
-from analysis.theory.comparison import (
-    LONGEST_PROFILE,
-    SCHEME_LABELS,
-    CompareConfig,
-    Comparison,
-    _percent,
-    _verdict,
-    compare,
-    conclusion,
-)
+from analysis.theory.comparison import CompareConfig, Comparison, compare, conclusion, footnotes, lines
 from analysis.theory.figures import write_figure
 from m3po.command_line import json_of, run
 
@@ -30,38 +21,19 @@ def _aligned(values: Sequence[float]) -> list[str]:
 
 
 def text(comparison: Comparison) -> str:
-    """The comparison as text; a full-model bound has one line, because k does not matter to it."""
-    config, trivial = comparison.config, comparison.trivial
-    lengths = sorted(set(config.rollout_lengths))
-    lines: list[tuple[str, str, str, float]] = []
-    for row in (*comparison.rows, *comparison.certificates):
-        name = "certificate *" if row in comparison.certificates else row.bound
-        if row.scheme != "full":
-            lines.append((name, SCHEME_LABELS[row.scheme], str(row.k), row.value))
-        elif row.k == lengths[0]:
-            lines.append((name, SCHEME_LABELS[row.scheme], "any", row.value))
-    footnote = (
-        "* Theorem 4 if these are the errors at every time step; errors measured step by step never make it larger."
-    )
-    if not comparison.certificates:
-        footnote = f"Theorem 4's certificate is left out: this gamma needs profiles of over {LONGEST_PROFILE} steps."
+    """The comparison as text."""
+    config, rows = comparison.config, lines(comparison)
     given = (
         f"gamma = {config.discount:.12g}, eps_m = {config.model_error:g}, eps_pi = {config.policy_divergence:g}, "
-        f"{config.rewards}; trivial discrepancy R/(1-gamma) = {trivial:.12g}"
+        f"{config.rewards}; trivial discrepancy R/(1-gamma) = {comparison.trivial:.12g}"
     )
-    if config.reward_min is not None:
-        footnote += (
-            f"\nThe papers' bounds (m3po, mbpo) are stated with r_max = {config.largest_reward:g}, the others with the "
-            f"range R = {config.reward_range:g}; with centred rewards theirs hold at R/2 too, "
-            f"{config.reward_range / 2 / config.largest_reward:.3g} times as large."
-        )
-    values = [value for *_, value in lines]
+    values = _aligned([each.value for each in rows])
     cells = [
-        (name, scheme, length, text, _percent(value / trivial), _verdict(value, trivial, config.discount))
-        for (name, scheme, length, value), text in zip(lines, _aligned(values), strict=True)
+        (each.bound, each.rollouts, each.k, value, each.share, each.verdict)
+        for each, value in zip(rows, values, strict=True)
     ]
     head = ("bound", "model return", "k", "discrepancy", "of trivial", "verdict")
-    return "\n".join([given, "", *_columns(head, cells), "", footnote, "", *conclusion(comparison)])
+    return "\n".join([given, "", *_columns(head, cells), "", *footnotes(comparison), "", *conclusion(comparison)])
 
 
 def _columns(head: tuple[str, ...], cells: Sequence[tuple[str, ...]]) -> list[str]:

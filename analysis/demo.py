@@ -6,8 +6,6 @@ to be kept.
 
 from __future__ import annotations
 
-import contextlib
-import io
 import sys
 import time
 from collections.abc import Sequence
@@ -15,39 +13,34 @@ from collections.abc import Sequence
 import torch
 
 from analysis import check_guarantee, compare_bounds, learning_curves
-from analysis.drawing.curves import draw as draw_curves
-from analysis.drawing.style import figure_style
-from analysis.flags.demo import DemoConfig
-from analysis.guarantee import figures
+from analysis.explorer import __main__ as explorer
+from analysis.flags.demo import CONFIDENCE, DemoConfig
 from analysis.guarantee.audit import CheckConfig, audit
 from analysis.guarantee.guarantee import Guarantee
-from analysis.report.demo_page import page
+from analysis.report import __main__ as report
+from analysis.report.demo_page import Checked, answer_of, page, worst_of
+from analysis.report.findings import findings_of
 from analysis.runs.anchors import anchors_of
 from analysis.runs.curves import load
 from analysis.runs.outputs import Output, mark_of
-from analysis.theory import comparison
+from analysis.theory.comparison import CompareConfig, compare
 from m3po import train
 from m3po.command_line import run
 from m3po.runs.interruption import exit_code
 from m3po.runs.run_directory import RunDirectory
 from m3po.runs.terminal import shown
 
+MARK = mark_of("analysis.demo")
+
 
 def outputs_of(config: DemoConfig) -> dict[str, Output]:
-    """The files that are written besides the run and the picture of the bounds, by name.
+    """The pages that are written besides the runs, by name.
 
     Raises:
         ValueError: when one of them may not be replaced.
     """
-    commands = {
-        "learning_curves.png": "analysis.learning_curves",
-        "guarantee.png": "analysis.check_guarantee",
-        "index.html": "analysis.demo",
-    }
-    return {
-        name: Output("out", config.out / name, mark_of(command), config.overwrite).check()
-        for name, command in commands.items()
-    }
+    marks = {"index.html": MARK, "report.html": report.MARK, "explorer.html": explorer.MARK}
+    return {name: Output("out", config.out / name, mark, config.overwrite).check() for name, mark in marks.items()}
 
 
 def trained(config: DemoConfig) -> list[RunDirectory]:
@@ -64,19 +57,24 @@ def trained(config: DemoConfig) -> list[RunDirectory]:
     return train.train_seeds(config.training(resume=bool(begun)))
 
 
+def checked(config: DemoConfig, directories: Sequence[RunDirectory]) -> list[Checked]:
+    """The guarantee of every training."""
+    result = []
+    for directory in directories:
+        found = audit(CheckConfig(run_dir=directory.path, confidence=config.confidence_each))
+        assert isinstance(found, Guarantee)  # the point mass has a known density
+        result.append(Checked(directory.config.seed, found))
+    return result
+
+
 def main(config: DemoConfig) -> int:
     began = time.monotonic()
     torch.set_num_threads(1)
     config.out.mkdir(parents=True, exist_ok=True)
     outputs = outputs_of(config)
     print("1/3 comparing the bounds", file=sys.stderr)
-    bounds_text = io.StringIO()
-    with contextlib.redirect_stdout(bounds_text):
-        bounds_config = comparison.CompareConfig(
-            discount=0.95, figure=config.out / "bounds.png", overwrite=config.overwrite
-        )
-        compare_bounds.main(bounds_config)
-    print(bounds_text.getvalue())
+    comparison = compare(CompareConfig(discount=0.95))
+    print(compare_bounds.text(comparison), end="\n\n")
 
     print(f"2/3 training M3PO, {config.total_steps} real steps", file=sys.stderr)
     try:
@@ -84,23 +82,25 @@ def main(config: DemoConfig) -> int:
     except KeyboardInterrupt as interruption:
         print("\ninterrupted; make demo again continues the training", file=sys.stderr)
         return exit_code(interruption)
-    directory = directories[0]
-    curves = load([each.path for each in directories])
-    anchors = anchors_of(curves.env_id)
-    record = learning_curves.summary(curves, anchors)
+    run_dirs = [each.path for each in directories]
+    curves = load(run_dirs)
+    record = learning_curves.summary(curves, anchors_of(curves.env_id))
     print(learning_curves.text(record))
-    with figure_style():
-        outputs["learning_curves.png"].write_figure(draw_curves(curves, anchors))
 
     print("3/3 checking the guarantee", file=sys.stderr)
-    guarantee = audit(CheckConfig(run_dir=directory.path))
-    assert isinstance(guarantee, Guarantee)  # the point mass has a known density
-    check_text = check_guarantee.text(guarantee)
-    print(check_text)
-    figures.write_figure(guarantee, outputs["guarantee.png"])
-    provenance = directory.provenance()[-1]
-    outputs["index.html"].write(page(bounds_text.getvalue(), record, guarantee, check_text, config.out, provenance))
-    print(f"\nopen {shown(config.out / 'index.html')} ({time.monotonic() - began:.0f} s)")
+    trainings = checked(config, directories)
+    worst = worst_of(trainings)
+    print(f"\n{check_guarantee.text(worst.guarantee)}")
+    directory = directories[trainings.index(worst)]
+    outputs["report.html"].write(report.page(findings_of(directory, directory.metrics(), worst.guarantee)))
+    outputs["explorer.html"].write(explorer.page())
+    written = page(
+        MARK, comparison, curves, record, trainings, config.out, run_dirs, directory.provenance()[-1],
+        confidence=CONFIDENCE,
+    )  # fmt: skip
+    outputs["index.html"].write(written)
+    print(f"\n{answer_of(trainings, CONFIDENCE).headline}")
+    print(f"open {shown(config.out / 'index.html')} ({time.monotonic() - began:.0f} s)")
     return 0
 
 

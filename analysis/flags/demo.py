@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +10,9 @@ from typing import Annotated
 from m3po.config import Config
 from m3po.flag_checks import Items, Seed, Steps, check_fields
 from m3po.presets import preset_values
+
+# That the guarantees of all trainings hold.
+CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -22,14 +26,21 @@ class DemoConfig:
     seed: Seed = 0
     """Seed of the training."""
     seeds: Annotated[tuple[Seed, ...], Items(different=True)] | None = None
-    """Instead of --seed: several, trained side by side. The learning curve is then that of all, and the guarantee is
-    checked for the first."""
+    """Instead of --seed: several, trained side by side. The learning curve is then that of all, and so is the
+    guarantee."""
     overwrite: bool = False
     """Replace a page or pictures in --out even if this command did not write them."""
 
     def __post_init__(self) -> None:
         check_fields(self)
         self.training(resume=False)
+
+    @property
+    def confidence_each(self) -> float:
+        """Of the guarantee of one training: it has its share of the error probability, rounded down to two digits."""
+        share = (1 - CONFIDENCE) / len(self.seeds or (self.seed,))
+        digits = 1 - math.floor(math.log10(share))
+        return round(1 - math.floor(share * 10**digits + 1e-9) / 10**digits, digits)
 
     def training(self, *, resume: bool) -> Config:
         """The settings of the training."""

@@ -20,6 +20,7 @@ from analysis.report.findings import Findings, findings
 from analysis.report.first_screen import MARKS, number_line
 from analysis.report.pages import finite, rendered
 from analysis.report.sections import (
+    bounds_through_training,
     calibration_and_prediction,
     certificate_parts,
     errors,
@@ -56,7 +57,8 @@ def page(found: Findings) -> str:
             certified=certified,
             learning=learning(found) if found.rows else None,
             errors=errors(found) if found.rows else None,
-            bounds=None if certified is None else every_bound(certified, found.rows, directory.config),
+            bounds=None if certified is None else every_bound(certified),
+            training=None if certified is None else bounds_through_training(certified, found.rows, directory.config),
             parts=None if certified is None else certificate_parts(certified),
             prediction=None if found.surrogates is None else calibration_and_prediction(found.surrogates),
             origin=origin(found),

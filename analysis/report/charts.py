@@ -9,8 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.diagnostics.intervals import Ends
-from analysis.drawing.curves import ANCHOR_COLOUR, ANCHOR_DASHES, ANCHOR_LABELS
-from analysis.drawing.style import BOUND_COLOURS, BOUND_LABELS
+from analysis.drawing.curves import draw_anchors, plot_mean
+from analysis.drawing.style import BOUND_COLOURS, BOUND_LABELS, legend_below
+from analysis.runs.curves import Curves
+from analysis.theory import figures
+from analysis.theory.comparison import CompareConfig
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,17 +70,51 @@ def learning_curve(rows: Rows, anchors: dict[str, float]) -> Figure | None:
     marker = "o" if len(rows) < 15 else None
     if error is not None:
         axes.fill_between(steps, returns - 2 * error, returns + 2 * error, color=BLUE, alpha=0.2, lw=0)
-    axes.plot(steps, returns, color=BLUE, marker=marker, ms=4)
-    for name, value in anchors.items():
-        axes.axhline(value, color=ANCHOR_COLOUR, lw=1.2, ls=ANCHOR_DASHES[name])
-        below = name == "filter"
-        axes.annotate(
-            ANCHOR_LABELS[name], (0, value), xytext=(3, -2 if below else 2), textcoords="offset points",
-            ha="left", va="top" if below else "bottom", fontsize=8, color=ANCHOR_COLOUR,
-        )  # fmt: skip
-    axes.set_xlim(0, max(float(steps[-1]) * 1.02, 1.0))
+    axes.plot(steps, returns, color=BLUE, marker=marker, ms=4, label="this run")
+    _finish_returns(axes, anchors, float(steps[-1]))
+    return figure
+
+
+def _finish_returns(axes: Axes, anchors: dict[str, float], last: float) -> None:
+    draw_anchors(axes, anchors)
+    axes.set_xlim(0, max(last * 1.02, 1.0))
     axes.set_xlabel("real environment steps")
     axes.set_title("return of an episode, not discounted")
+    if anchors:
+        legend_below(axes, columns=2)
+
+
+def returns_of_seeds(curves: Curves, anchors: dict[str, float]) -> Figure:
+    """The mean evaluation of several runs with Student's interval, and what other policies get."""
+    figure, axes = chart(3.6)
+    plot_mean(axes, curves.steps, curves.values["return"], BLUE, "M3PO")
+    _finish_returns(axes, anchors, float(curves.steps[-1]))
+    return figure
+
+
+def model_error_of_seeds(curves: Curves) -> Figure | None:
+    """eps_m over the training of several runs, with the exact filter's where it is logged."""
+    if not curves.values.keys() >= {"eps_m", "eps_m_mean"}:
+        return None
+    figure, axes = chart(3.6)
+    plot_mean(axes, curves.steps, curves.values["eps_m"], BLUE, r"largest over time ($\epsilon_m$)")
+    plot_mean(axes, curves.steps, curves.values["eps_m_mean"], GREEN, "mean over time")
+    if "bayes_eps_m_mean" in curves.values:
+        floor = curves.values["bayes_eps_m_mean"]
+        plot_mean(axes, curves.steps, floor, GREEN, "exact filter, same window: mean", ":")
+    _finish_share(axes, "model error")
+    return figure
+
+
+def discrepancies(config: CompareConfig) -> Figure:
+    """Every bound against the rollout length."""
+    figure, axes = chart(4.6)
+    figures.draw(axes, config)
+    handles, labels = axes.get_legend_handles_labels()
+    beside = axes.get_legend()
+    assert beside is not None
+    beside.remove()
+    figure.legend(handles, labels, loc="outside lower center", fontsize=7.5, ncols=2)
     return figure
 
 

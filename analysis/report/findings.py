@@ -73,10 +73,21 @@ def findings(run_dir: Path, *, episodes: int | None, confidence: float, seed: in
     audited = audit(
         CheckConfig(run_dir=run_dir, episodes=episodes, confidence=confidence, seed=seed, trust_env=trust_env)
     )
+    return findings_of(directory, rows, audited, trust_env=trust_env)
+
+
+def findings_of(
+    directory: RunDirectory,
+    rows: list[dict[str, Any]],
+    audited: Guarantee | Uncertifiable,
+    *,
+    trust_env: bool = False,
+) -> Findings:
+    """What a run logged, its audit, and the surrogates of its model."""
     if isinstance(audited, Uncertifiable):
         return Findings(directory, rows, audited, audited.surrogates, None)
     print("measuring calibration and k-step errors", file=sys.stderr)
-    subject = Subject.restored(run_dir, trust_env=trust_env).on_own_data()
+    subject = Subject.restored(directory.path, trust_env=trust_env).on_own_data()
     return Findings(directory, rows, audited, surrogates_of(subject, audited), None)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shlex
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ from analysis.report.first_screen import shown
 from analysis.report.pages import Drawing, drawing
 from analysis.runs.anchors import anchors_of, closed
 from m3po.config import Config
-from m3po.runs.provenance import provenance
+from m3po.runs.provenance import command_of, provenance
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -80,8 +79,8 @@ def errors(found: Findings) -> dict[str, Any]:
     return {"drawings": drawings(figures), "missing": missing, "reward": rows[-1].get("reward_error")}
 
 
-def every_bound(guarantee: Guarantee, rows: list[dict[str, Any]], config: Config) -> dict[str, Any]:
-    """Every bound against the measured gap: at the end, and what the log offers through training."""
+def every_bound(guarantee: Guarantee) -> dict[str, Any]:
+    """Every bound against the measured gap, at the end of the training."""
     figure, axes = charts.chart(4.0)
     figures.draw_gaps(axes, guarantee)
     axes.set_xlabel("bar: discrepancy; dot, line: measured |gap|", fontsize=8)
@@ -104,14 +103,10 @@ def every_bound(guarantee: Guarantee, rows: list[dict[str, Any]], config: Config
         "The trained policy, certified from its own fresh data: bars are discrepancies (grey: vacuous), dots and lines "
         "the measured gap."
     )
-    return {
-        "drawings": drawings([("gaps", figure, caption)]),
-        "tables": tables,
-        "training": training_part(guarantee, rows, config),
-    }
+    return {"drawings": drawings([("gaps", figure, caption)]), "tables": tables}
 
 
-def training_part(guarantee: Guarantee, rows: list[dict[str, Any]], config: Config) -> list[Drawing]:
+def bounds_through_training(guarantee: Guarantee, rows: list[dict[str, Any]], config: Config) -> list[Drawing]:
     """The discrepancies at each epoch's logged errors; none where no error profiles were logged."""
     figures: list[tuple[str, Figure | None, str]] = []
     known = guarantee.trivial - guarantee.returns.reward_range  # the first reward is the same
@@ -139,10 +134,10 @@ def certificate_parts(guarantee: Guarantee) -> dict[str, Any]:
     """What the certificate is made of."""
     labels = {"current": "own fresh data", "previous": "data one epoch old"}
     parts = {labels[name]: decomposition(each, guarantee) for name, each in guarantee.by_data_policy.items()}
-    names = list(charts.PART_LABELS)
-    rows = [
-        [label, *(each[name] for name in names), sum(each.values())] for label, each in parts.items()
-    ]  # fmt: skip
+    rows: list[list[Any]] = [
+        [label, *(each[name] for each in parts.values())] for name, label in charts.PART_LABELS.items()
+    ]
+    rows.append(["certificate", *(sum(each.values()) for each in parts.values())])
     figure = charts.decomposition(parts, guarantee.trivial)
     caption = (
         f"Parts of the certificate for k = {guarantee.rollout_length}; the dashed line is what any model satisfies."
@@ -150,7 +145,7 @@ def certificate_parts(guarantee: Guarantee) -> dict[str, Any]:
     return {
         "tail": shown(guarantee.tail),
         "drawings": drawings([("decomposition", figure, caption)]),
-        "header": ["data", *(charts.PART_LABELS[name] for name in names), "certificate"],
+        "header": ["part", *parts],
         "rows": rows,
     }
 
@@ -206,7 +201,7 @@ def origin(found: Findings) -> dict[str, Any]:
         [
             each.get("start_utc", "?"),
             f"{each.get('commit') or 'unknown'}{' with uncommitted changes' if each.get('dirty') else ''}",
-            shlex.join(each.get("argv", [])),
+            command_of(each.get("argv", [])),
             ", ".join(f"{name} {value}" for name, value in each.get("versions", {}).items()),
             ", ".join(f"{name} {value}" for name, value in each.get("hardware", {}).items()),
         ]

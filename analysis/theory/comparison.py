@@ -152,6 +152,62 @@ def _keeps(value: float, trivial: float) -> str:
     return f"keeps {_percent(1 - value / trivial)} of the range"
 
 
+@dataclass(frozen=True)
+class Line:
+    """A row as people read it.
+
+    Attributes:
+        bound: its name; the certificates are marked, for the footnote.
+        rollouts: the model return it speaks about.
+        k: the rollout length, "any" for a full-model bound.
+        value: the discrepancy.
+        share: of the trivial one.
+        verdict: what that leaves of the range of returns.
+    """
+
+    bound: str
+    rollouts: str
+    k: str
+    value: float
+    share: str
+    verdict: str
+
+
+def lines(comparison: Comparison) -> list[Line]:
+    """Every row; a full-model bound has one line, because k does not matter to it."""
+    trivial, discount = comparison.trivial, comparison.config.discount
+    shortest = min(comparison.config.rollout_lengths)
+    return [
+        Line(
+            "certificate *" if row in comparison.certificates else row.bound,
+            SCHEME_LABELS[row.scheme],
+            "any" if row.scheme == "full" else str(row.k),
+            row.value,
+            _percent(row.value / trivial),
+            _verdict(row.value, trivial, discount),
+        )
+        for row in (*comparison.rows, *comparison.certificates)
+        if row.scheme != "full" or row.k == shortest
+    ]
+
+
+def footnotes(comparison: Comparison) -> list[str]:
+    """What the mark of the certificates means, and how rewards in a range are read."""
+    config = comparison.config
+    notes = [
+        "* Theorem 4 if these are the errors at every time step; errors measured step by step never make it larger."
+    ]
+    if not comparison.certificates:
+        notes = [f"Theorem 4's certificate is left out: this gamma needs profiles of over {LONGEST_PROFILE} steps."]
+    if config.reward_min is not None:
+        notes.append(
+            f"The papers' bounds (m3po, mbpo) are stated with r_max = {config.largest_reward:g}, the others with the "
+            f"range R = {config.reward_range:g}; with centred rewards theirs hold at R/2 too, "
+            f"{config.reward_range / 2 / config.largest_reward:.3g} times as large."
+        )
+    return notes
+
+
 def conclusion(comparison: Comparison) -> list[str]:
     """What the table means, one sentence or two per entry: the paper, the optimum, the preferred rollout scheme."""
     config, trivial = comparison.config, comparison.trivial

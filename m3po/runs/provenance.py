@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -81,3 +82,19 @@ def commit_of(made: Mapping[str, Any]) -> str:
     """The commit of a ``provenance``, with "+" after it where there were uncommitted changes; or else the version."""
     version = made.get("versions", {}).get(DISTRIBUTION)
     return f"{made['commit'] or (f'version-{version}' if version else 'unknown')}{'+' if made['dirty'] else ''}"
+
+
+def command_of(argv: Sequence[str]) -> str:
+    """The command of a ``provenance`` as it is typed; what Python names is the file that it ran."""
+    if not argv:
+        return "unknown"
+    program, *rest = argv
+    path = Path(program)
+    if path.suffix != ".py":
+        return shlex.join([path.name, *rest])
+    for start in reversed(range(len(path.parts) - 1)):
+        inside = Path(*path.parts[start:])
+        if (ROOT / inside).is_file() and (ROOT / path.parts[start] / "__init__.py").is_file():
+            words = [each for each in inside.with_suffix("").parts if each != "__main__"]
+            return shlex.join(["python", "-m", ".".join(words), *rest])
+    return shlex.join(["python", program, *rest])
