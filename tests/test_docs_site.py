@@ -21,7 +21,9 @@ from m3po.config import ALGORITHMS
 from tests.tutorial_page import ROOT, run_command
 
 DOCS = ROOT / "docs"
-PAGES = (*sorted(ROOT.glob("*.md")), *sorted(DOCS.glob("*.md")), *sorted((DOCS / "tutorials").glob("*.md")))
+PAGES = tuple(
+    sorted(path for folder in (ROOT, DOCS, DOCS / "tutorials", DOCS / "environments") for path in folder.glob("*.md"))
+)
 PACKAGES = ("bounds", "m3po", "analysis", "paper_figures")
 FENCE = re.compile(r"^```.*?^```", re.M | re.S)
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

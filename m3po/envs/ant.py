@@ -29,7 +29,7 @@ class AntFwdBwd(DirectionTask, AntEnv):
     d is the direction +1 or -1, v_x the torso's velocity over the step; contact forces are clipped to [-1, 1]; the 1 is
     paid where the step does not end the episode. Ends when the height leaves [0.2, 1].
     No density to certify against: its orientation is a unit quaternion, on which additive noise has no density.
-    See docs/environments.md for the options.
+    See docs/environments/ant_fwd_bwd.md for the options.
     """
 
     observed_positions = slice(2, None)
@@ -53,7 +53,7 @@ class AntCrippledLeg(HiddenTask, AntEnv):
     The two motors of the leg get no torque, its two outer geoms are half as thick and long, and the lower one is put in
     the place of the upper one. Legs 0, 1, 2 are for training, leg 3 for testing (``tasks=(3,)``).
     No density to certify against: its orientation is a unit quaternion, on which additive noise has no density.
-    See docs/environments.md for the options.
+    See docs/environments/ant_crippled_leg.md for the options.
     """
 
     task_count: ClassVar[int] = 4

@@ -47,7 +47,7 @@ class HalfCheetahFwdBwd(DirectionTask, HalfCheetahEnv):
     """HalfCheetah-v5 that is to run forward (task 0) or backward (task 1), with reward d v_x - 0.05 |a|^2.
 
     d is the direction +1 or -1 and v_x the change of the root's x over the step, per second. Never terminates.
-    See docs/environments.md for the options.
+    See docs/environments/half_cheetah_fwd_bwd.md for the options.
     """
 
     observed_positions = slice(1, None)
@@ -69,7 +69,7 @@ class HalfCheetahPier(HiddenTask, HalfCheetahEnv):
     are not observed, so one step depends on more than task, observation and action, and there is no density to certify
     against; unless ``observe_pier`` makes the whole state the observation, the root's x and the blocks included.
     Never terminates, even where the cheetah runs off an end of the pier (x < -14 or x > 62) and falls for ever, unless
-    ``fall_ends_episode``. See docs/environments.md for the options.
+    ``fall_ends_episode``. See docs/environments/half_cheetah_pier.md for the options.
     """
 
     task_count: ClassVar[int] = CONTINUUM

@@ -23,7 +23,7 @@ class HumanoidDirec(DirectionTask, HumanoidEnv):
     min(5e-7 |contact forces|^2, 10); the 5 is paid where the step does not end the episode. Ends when the height leaves
     (1, 2).
     No density to certify against: its orientation is a unit quaternion, on which additive noise has no density.
-    See docs/environments.md for the options.
+    See docs/environments/humanoid_direc.md for the options.
     """
 
     observed_positions = slice(2, None)

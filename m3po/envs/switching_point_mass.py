@@ -62,7 +62,7 @@ DEFAULT_PROCESS_NOISE = 0.05
 DEFAULT_SWITCH_PROBABILITY = 0.04
 
 # A full push moves the velocity by 2.5 standard deviations of its noise: a few steps settle the task, and a model that
-# does not know it yet is wrong by a bounded amount (docs/environments.md has the families that were tried).
+# does not know it yet is wrong by a bounded amount (docs/environments/switching_point_mass.md has what was tried).
 DEFAULT_TASKS = (
     PointMassTask(angle=0.0, gain=1.25, wind=(0.4, 0.0)),
     PointMassTask(angle=math.pi, gain=1.25, wind=(0.4, 0.0)),

@@ -32,7 +32,7 @@ class Walker2dRandomParams(HiddenTask, Walker2dEnv):
     with independent u ~ U(-3, 3) that are a fixed function of j. The 1 is paid where the step leaves the walker
     healthy; the episode ends when its height leaves (0.8, 2) or its angle (-1, 1).
     Velocities are clipped to [-10, 10] in the observation, as in Walker2d-v5, unless there is process noise: the
-    observation is then the state itself. See docs/environments.md for the options.
+    observation is then the state itself. See docs/environments/walker2d_random_params.md for the options.
     """
 
     task_count: ClassVar[int] = CONTINUUM
