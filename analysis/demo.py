@@ -44,7 +44,16 @@ def outputs_of(config: DemoConfig) -> dict[str, Output]:
 
 
 def trained(config: DemoConfig) -> list[RunDirectory]:
-    """The demo's runs: new, continued, or kept."""
+    """The demo's runs: new, continued, or kept.
+
+    Raises:
+        ValueError: when they cannot be had, or one run lies where they go.
+    """
+    if (config.out / "run" / "config.json").exists():
+        raise ValueError(
+            f"--out: {shown(config.out / 'run')} is one training, and the demo's lie in seed-N below it; delete it, or "
+            "choose another directory"
+        )
     run_dirs = [each.run_dir for each in config.training(resume=False).each_seed()]
     begun = [path for path in run_dirs if (path / "config.json").exists()]
     if begun == run_dirs and all(RunDirectory.read(path).complete for path in run_dirs):
@@ -60,7 +69,9 @@ def trained(config: DemoConfig) -> list[RunDirectory]:
 def checked(config: DemoConfig, directories: Sequence[RunDirectory]) -> list[Checked]:
     """The guarantee of every training."""
     result = []
-    for directory in directories:
+    for place, directory in enumerate(directories, start=1):
+        of = f"seed {directory.config.seed} ({place} of {len(directories)})"
+        print(f"3/3 checking the guarantee of {of} on fresh episodes", file=sys.stderr)
         found = audit(CheckConfig(run_dir=directory.path, confidence=config.confidence_each))
         assert isinstance(found, Guarantee)  # the point mass has a known density
         result.append(Checked(directory.config.seed, found))
@@ -76,7 +87,7 @@ def main(config: DemoConfig) -> int:
     comparison = compare(CompareConfig(discount=0.95))
     print(compare_bounds.text(comparison), end="\n\n")
 
-    print(f"2/3 training M3PO, {config.total_steps} real steps", file=sys.stderr)
+    print(f"2/3 training M3PO, {config.plan}", file=sys.stderr)
     try:
         directories = trained(config)
     except KeyboardInterrupt as interruption:
@@ -87,7 +98,6 @@ def main(config: DemoConfig) -> int:
     record = learning_curves.summary(curves, anchors_of(curves.env_id))
     print(learning_curves.text(record))
 
-    print("3/3 checking the guarantee", file=sys.stderr)
     trainings = checked(config, directories)
     worst = worst_of(trainings)
     print(f"\n{check_guarantee.text(worst.guarantee)}")

@@ -20,16 +20,14 @@ class DemoConfig:
     """Compare the bounds, train M3PO on SwitchingPointMass, check its guarantee, and write one page about it."""
 
     out: Path = Path("demo")
-    """Directory for the page, its pictures and the run."""
+    """Directory for the pages and the runs."""
     total_steps: Steps = preset_values("demo", "m3po")["total_steps"]
-    """Real environment steps of the training."""
-    seed: Seed = 0
-    """Seed of the training."""
-    seeds: Annotated[tuple[Seed, ...], Items(different=True)] | None = None
-    """Instead of --seed: several, trained side by side. The learning curve is then that of all, and so is the
-    guarantee."""
+    """Real environment steps of each training."""
+    seeds: Annotated[tuple[Seed, ...], Items(different=True)] = (0,)
+    """Seeds of the trainings, which run side by side; the page is about all of them. Several show how seeds
+    differ: --seeds 0 1 2 3 4 has intervals, and takes about three times as long."""
     overwrite: bool = False
-    """Replace a page or pictures in --out even if this command did not write them."""
+    """Replace a page in --out even if this command did not write it."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -38,9 +36,19 @@ class DemoConfig:
     @property
     def confidence_each(self) -> float:
         """Of the guarantee of one training: it has its share of the error probability, rounded down to two digits."""
-        share = (1 - CONFIDENCE) / len(self.seeds or (self.seed,))
+        share = (1 - CONFIDENCE) / len(self.seeds)
         digits = 1 - math.floor(math.log10(share))
         return round(1 - math.floor(share * 10**digits + 1e-9) / 10**digits, digits)
+
+    @property
+    def plan(self) -> str:
+        """What is trained, for people."""
+        seeds, first = self.seeds, Config.initial_random_steps
+        named = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {', '.join(map(str, seeds))} side by side"
+        return (
+            f"{named}: {self.total_steps} real steps each. The bar estimates the time that is left, too little in the "
+            f"first {first} steps, which are random"
+        )
 
     def training(self, *, resume: bool) -> Config:
         """The settings of the training."""
@@ -48,7 +56,6 @@ class DemoConfig:
             "demo",
             run_dir=self.out / "run",
             total_steps=self.total_steps,
-            seed=self.seed,
             seeds=self.seeds,
             resume=resume,
         )

@@ -106,15 +106,20 @@ def model_error_of_seeds(curves: Curves) -> Figure | None:
     return figure
 
 
+def legend_of_figure(axes: Axes, columns: int = 2) -> None:
+    """The legend of the axes as one of the whole figure, which is wider than they are."""
+    ours = axes.get_legend()
+    assert ours is not None
+    ours.remove()
+    figure: Any = axes.figure
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", fontsize=7.5, ncols=columns)
+
+
 def discrepancies(config: CompareConfig) -> Figure:
     """Every bound against the rollout length."""
     figure, axes = chart(4.6)
     figures.draw(axes, config)
-    handles, labels = axes.get_legend_handles_labels()
-    beside = axes.get_legend()
-    assert beside is not None
-    beside.remove()
-    figure.legend(handles, labels, loc="outside lower center", fontsize=7.5, ncols=2)
+    legend_of_figure(axes)
     return figure
 
 

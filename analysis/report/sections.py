@@ -83,7 +83,7 @@ def every_bound(guarantee: Guarantee) -> dict[str, Any]:
     """Every bound against the measured gap, at the end of the training."""
     figure, axes = charts.chart(4.0)
     figures.draw_gaps(axes, guarantee)
-    axes.set_xlabel("bar: discrepancy; dot, line: measured |gap|", fontsize=8)
+    charts.legend_of_figure(axes, columns=3)
     tables = []
     for name, part in guarantee.by_data_policy.items():
         lines = [

@@ -25,7 +25,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "comparison": lambda path: comparison.load([path]),
     "check_guarantee": lambda path: check(CheckConfig(run_dir=path)),
     "report": lambda path: __main__.main(__main__.ReportConfig(run_dir=path)),
-    "demo": lambda path: trained(DemoConfig(out=path.parent, total_steps=1000)),
+    "demo": lambda path: trained(DemoConfig(out=path.parent.parent, total_steps=1000, seeds=(0,))),
     "evaluation": lambda path: evaluation_command.main(evaluation.EvaluationConfig(run_dirs=(path,))),
     "sweep": lambda path: state_of(Config(run_dir=path, total_steps=1000, width=8)),
     "render": lambda path: render.main(episodes.RenderConfig(run_dir=path)),
@@ -35,7 +35,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
 @pytest.mark.parametrize("cut", [True, False])
 @pytest.mark.parametrize("reader", READERS)
 def test_every_reader_refuses_it(reader: str, cut: bool, tmp_path: Path) -> None:
-    path = recorded(tmp_path / "run", [1.0, 2.0, 3.0], errors=True)
+    path = recorded(tmp_path / "run" / "seed-0", [1.0, 2.0, 3.0], errors=True)
     metrics = path / "metrics.jsonl"
     if cut:
         metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[:-1]))

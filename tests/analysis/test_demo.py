@@ -179,13 +179,14 @@ def test_a_command_is_printed_as_it_is_typed(argv: list[str], command: str):
     assert command_of(argv) == command
 
 
-def test_a_run_with_other_settings_is_not_mixed(tiny_run: Path, tmp_path: Path, capsys):
+@pytest.mark.parametrize(("place", "why"), [("run/seed-0", "cannot resume"), ("run", "is one training")])
+def test_a_run_with_other_settings_is_not_mixed(place: str, why: str, tiny_run: Path, tmp_path: Path, capsys):
     out = tmp_path / "demo"
-    shutil.copytree(tiny_run, out / "run")
+    shutil.copytree(tiny_run, out / place)
     with pytest.raises(SystemExit) as stop:
-        demo.cli(["--out", str(out), "--seed", "0"])
+        demo.cli(["--out", str(out), "--seeds", "0"])
     assert stop.value.code == 2
-    assert "cannot resume" in capsys.readouterr().err.splitlines()[-1]
+    assert why in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_the_page_fits_every_screen(two_seeds: Path, tmp_path: Path):
