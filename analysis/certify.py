@@ -14,12 +14,14 @@ from collections.abc import Sequence
 from analysis.collecting.collect import collect, from_dataset
 from analysis.flags.certify import CertifyConfig
 from analysis.guarantee.certification import Certification, certify
-from analysis.guarantee.evidence import Evidence, load
+from analysis.guarantee.evidence import Evidence
+from analysis.guarantee.evidence_file import load, save
 from analysis.runs.outputs import Output, mark_of
 from m3po.command_line import json_of, run
 
 __all__ = [
-    "Certification", "CertifyConfig", "Evidence", "certify", "cli", "collect", "from_dataset", "load", "main", "text",
+    "Certification", "CertifyConfig", "Evidence", "certify", "cli", "collect", "from_dataset", "load", "main",
+    "save", "text",
 ]  # fmt: skip
 
 

@@ -65,7 +65,7 @@ def _code(step: Step, folder: Path) -> dict[str, Any]:
     if step.picture is not None:
         picture = base64.b64encode((folder / step.picture).read_bytes()).decode()
         outputs.append({"data": {"image/png": picture}, "metadata": {}, "output_type": "display_data"})
-    source = "!" + " && ".join(step.commands) if step.code is None else step.code
+    source = f"!{step.typed}" if step.code is None else step.code
     return {
         "cell_type": "code", "execution_count": None, "metadata": {}, "outputs": outputs,
         "source": _lines(source.rstrip()),

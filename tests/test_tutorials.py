@@ -16,9 +16,11 @@ PAGES = (
     "docs/quick_start.md",
     "docs/certify.md",
     "docs/tutorials/break_a_bound.md",
+    "docs/tutorials/certify_from_older_data.md",
     "docs/tutorials/certify_in_python.md",
     "docs/tutorials/finite_processes.md",
     "docs/tutorials/statistics_of_runs.md",
+    "docs/tutorials/train_compare_draw.md",
 )
 
 
@@ -63,7 +65,7 @@ def test_a_notebook_has_what_the_page_shows(tmp_path: Path) -> None:
     assert cells[0] == ("markdown", "Some text.", None)
     assert cells[1][1] == 'x = 1.25\nprint(x)\nprint("done")'
     assert cells[1][2] == [{"name": "stdout", "output_type": "stream", "text": ["1.3\n", "done\n"]}]
-    assert cells[2][1] == "!python -m analysis.compare_bounds --gamma 0.9 --k 1"
+    assert cells[2][1] == "!python -m analysis.compare_bounds --gamma 0.9 \\\n    --k 1"
     assert cells[3][:2] == ("code", "!python -m a && python -m b")
     assert cells[4][:2] == ("markdown", "See [a](../docs/certify.md#b), [c](https://d.e) and [f](#g).")
     assert cells[5][1] == "1"

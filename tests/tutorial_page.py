@@ -49,6 +49,7 @@ class Step:
     Attributes:
         code: python source, or None.
         commands: command lines, or none of them.
+        typed: the command lines as they stand on the page.
         shown: the printed text on the page; None when the page shows none.
         varying: whether its numbers are not compared.
         line: where it stands, counted from 1.
@@ -69,6 +70,7 @@ class Step:
     stop: int = 0
     picture: str | None = None
     picture_varies: bool = False
+    typed: str = ""
 
 
 def steps_of(page: str) -> list[Step]:
@@ -113,7 +115,8 @@ def _commands(body: str, offset: int, line: int, varying: bool) -> Iterator[Step
         words = re.sub(r"\s*\\\n\s*", " ", match[1]).split(" && ")
         start, end = offset + match.start(2), offset + match.end(2)
         place = line + body[: match.start()].count("\n") + 1
-        yield Step(None, words, match[2], varying, place, start, end, offset + match.start(), end)
+        begin = offset + match.start()
+        yield Step(None, words, match[2], varying, place, start, end, begin, end, typed=match[1])
 
 
 def run_command(command: str) -> None:

@@ -247,7 +247,8 @@ def fitting(space: Any, action: Any, policy: str) -> Any:
 
 def recorded(episodes: Iterable[Any]) -> list[Episode]:
     """Episodes as Minari has them: objects with ``observations`` (T + 1), ``actions``, ``rewards``, ``terminations``
-    and ``truncations`` (T each), and ``infos`` where there are any.
+    and ``truncations`` (T each), and ``infos`` where there are any: a dictionary of arrays over time, or the list of
+    what the steps returned.
 
     Raises:
         ValueError: naming the episode and the array that does not fit.
@@ -272,7 +273,7 @@ def recorded(episodes: Iterable[Any]) -> list[Episode]:
             raise ValueError(f"{name} goes on after it ended at step {int(ended.argmax())}")
         seen = [copied(name, value, f"at step {t}") for t, value in enumerate(observations)]
         infos = getattr(each, "infos", None)
-        told = _told(infos, steps) if isinstance(infos, dict) else []
+        told = _told(infos, steps)
         found.append(Episode(seen, actions, rewards.tolist(), bool(ended[-1]), told))
     return found
 
@@ -285,10 +286,13 @@ def _split(values: Any) -> list[Any]:
     return list(values)
 
 
-def _told(infos: dict[str, Any], steps: int) -> list[dict[str, Any]]:
-    """Of infos that are arrays over time, those with one entry for each step, or one for the reset before them."""
+def _told(infos: Any, steps: int) -> list[dict[str, Any]]:
+    """What is kept of infos with one entry for each step, or one more for the reset before."""
+    if isinstance(infos, list | tuple) and len(infos) in (steps, steps + 1):
+        last = infos[len(infos) - steps :]
+        return [{key: info[key] for key in TOLD if isinstance(info, dict) and key in info} for info in last]
     found: list[dict[str, Any]] = [{} for _ in range(steps)]
-    for key, values in infos.items():
+    for key, values in infos.items() if isinstance(infos, dict) else ():
         if key in TOLD and np.ndim(values) and len(values) in (steps, steps + 1):
             for t, value in enumerate(values[len(values) - steps :]):
                 found[t][key] = value

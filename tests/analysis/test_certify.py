@@ -13,7 +13,8 @@ from scipy import stats
 
 from analysis.certify import cli
 from analysis.guarantee.certification import certify
-from analysis.guarantee.evidence import Evidence, load
+from analysis.guarantee.evidence import Evidence
+from analysis.guarantee.evidence_file import load
 from analysis.guarantee.lower_bounds import Samples, summed_discrepancies
 from bounds import certificate
 from bounds.finite import FiniteProcess, true_return

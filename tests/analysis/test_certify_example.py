@@ -10,7 +10,7 @@ import pytest
 
 from analysis.certify_example import cli
 from analysis.guarantee.certification import certify
-from analysis.guarantee.evidence import load
+from analysis.guarantee.evidence_file import load
 from analysis.studies.certify_example import ExampleConfig, RidgeModel, evidence, gaussian_log_density, policy_mean
 
 

@@ -64,7 +64,7 @@ class Recorded:
     rewards: Any
     terminations: Any
     truncations: Any
-    infos: dict[str, Any] = field(default_factory=dict)
+    infos: Any = field(default_factory=dict)
 
 
 def played(policy: Any, count: int, *, seed: int = 0, steps: int = HORIZON) -> list[Recorded]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gymnasium as gym
@@ -148,6 +148,10 @@ def test_an_older_policys_episodes_certify_a_model_too() -> None:
     assert tried == {"importance-weights", "theorem-5", "theorem-4"}
 
 
+def _as_steps(infos: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{"log_density": value, "other": None} for value in infos["log_density"][1:]]
+
+
 def test_densities_that_a_dataset_holds_are_used() -> None:
     environment, policy, recordings = slope(), Gains(0.5), []
     for i in range(50):
@@ -165,6 +169,10 @@ def test_densities_that_a_dataset_holds_are_used() -> None:
     assert found.log_density is not None
     assert found.log_model_density is not None
     np.testing.assert_allclose(found.log_model_density, found.log_density, atol=1e-5)
+    for first in (0, 1):  # as steps return them, with what reset told or without
+        listed = [replace(each, infos=[{}] * first + _as_steps(each.infos)) for each in recordings]
+        again = from_dataset(listed, policy, policy, model=Model(), env=environment, **KNOWN)
+        np.testing.assert_array_equal(again.log_density, found.log_density)
     with pytest.raises(ValueError, match="model needs env"):
         from_dataset(recordings, policy, policy, model=Model(), **KNOWN)
     recordings[3].infos.clear()

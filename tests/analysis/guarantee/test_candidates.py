@@ -13,7 +13,8 @@ from scipy import stats
 from analysis.certify import cli, text
 from analysis.guarantee.candidates import FROM_MODEL, FROM_REWARDS, candidates_of
 from analysis.guarantee.certification import certify
-from analysis.guarantee.evidence import Evidence, load
+from analysis.guarantee.evidence import Evidence
+from analysis.guarantee.evidence_file import load
 from analysis.studies import known_processes
 from analysis.studies.known_processes import DISCOUNT, TIMES, evidence_of, random_instance
 from bounds import LowerBound, importance_weighted_returns, off_policy

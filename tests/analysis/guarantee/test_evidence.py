@@ -12,7 +12,8 @@ import pytest
 
 from analysis.certify import cli
 from analysis.guarantee.certification import certify
-from analysis.guarantee.evidence import HONESTY_LEVEL, Evidence, load
+from analysis.guarantee.evidence import HONESTY_LEVEL, Evidence
+from analysis.guarantee.evidence_file import load, save
 from tests.command_errors import refusal
 
 HORIZON, DISCOUNT, EPISODES = 15, 0.9, 250
@@ -324,3 +325,30 @@ def test_files_that_are_no_evidence_are_one_line(tmp_path: Path) -> None:
         ):
             load(tmp_path / name)
     assert load(whole).model_steps == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rollout_length": 3},
+        {"rollout_length": "full"},
+        {"rollout_length": None},
+        {"policy_dependence": "independent", "true_returns": np.arange(5.0), "termination_modelled": True},
+        {"valid": np.arange(HORIZON) < 1 + np.arange(EPISODES)[:, None] % HORIZON, "termination_modelled": True},
+    ],
+)
+def test_saved_evidence_is_read_back(tmp_path: Path, changes: dict[str, Any]) -> None:
+    evidence = Evidence(**cart(0) | changes)
+    save(evidence, tmp_path / "evidence.npz")
+    read = load(tmp_path / "evidence.npz")
+    for name, value in vars(evidence).items():
+        np.testing.assert_array_equal(getattr(read, name), value, err_msg=name)
+        assert type(getattr(read, name)) is type(value)
+
+
+def test_evidence_without_a_model_is_read_back(tmp_path: Path) -> None:
+    rewards = Evidence(rewards=np.ones((3, 4)), reward_low=0.0, reward_high=1.0, discount=0.5)
+    save(rewards, str(tmp_path / "evidence.npz"))
+    assert load(tmp_path / "evidence.npz").rollout_length == rewards.rollout_length
+    with pytest.raises(ValueError, match=r"path must end in \.npz, got evidence"):
+        save(rewards, "evidence")
