@@ -50,7 +50,7 @@ test-slow: $(VENV)/.installed-dev  ## the tests marked slow as well
 check: $(VENV)/.installed-dev      ## lint, types, import contract
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy bounds m3po analysis paper_figures tests
+	$(BIN)/mypy bounds m3po analysis paper_figures examples tests
 	$(BIN)/lint-imports
 
 docs: $(VENV)/.installed-dev       ## build the documentation, strictly and offline -> site/index.html

@@ -1,0 +1,117 @@
+"""The recipes of examples/ run, on every environment, and remember what they should."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.m3po.envs.test_conformance import POINT_MASS, every_environment
+from tests.tutorial_page import ROOT
+
+
+@pytest.fixture(scope="module")
+def recipe() -> Any:
+    spec = importlib.util.spec_from_file_location("ppo_gru", ROOT / "examples" / "ppo_gru.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["ppo_gru"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def tiny(recipe: Any, path: Path, *flags: str) -> list[dict[str, Any]]:
+    """Three collections of three episodes at a time, which end after 20 steps, and an evaluation of four."""
+    sizes = shlex.split("--total-steps 270 --num-envs 3 --num-steps 30 --epochs 2 --evaluation-episodes 4 --width 8")
+    return list(recipe.train(recipe.parsed([*sizes, "--csv", str(path), *flags])))
+
+
+@every_environment
+def test_it_trains_and_writes_its_returns(recipe, env_id, tmp_path):
+    rows = tiny(recipe, tmp_path / "a.csv", "--env-id", env_id, "--env-options", '{"max_episode_steps": 20}')
+    assert [row["phase"] for row in rows] == ["training"] * 3 + ["evaluation"]
+    assert [row["step"] for row in rows] == [90, 180, 270, 270]
+    assert rows[-1]["episodes"] == 4
+    assert all(np.isfinite([row["return"], row["standard_error"]]).all() for row in rows)
+    with (tmp_path / "a.csv").open() as file:
+        written = list(csv.DictReader(file))
+    assert written == [{name: str(value) for name, value in row.items()} for row in rows]
+
+
+def test_a_seed_fixes_it_and_flags_change_it(recipe, tmp_path):
+    def returns(*flags: str) -> list[float]:
+        return [row["return"] for row in tiny(recipe, tmp_path / "a.csv", "--env-id", POINT_MASS, *flags)]
+
+    options = ("--env-options", '{"max_episode_steps": 20}')
+    shown = ("--env-options", '{"max_episode_steps": 20, "observe_task": true}')
+    first = returns(*options)
+    assert returns(*options) == first
+    others = [returns(*options, "--seed", "1"), returns(*options, "--memoryless"), returns(*shown)]
+    assert all(other[-1] != first[-1] for other in others)
+
+
+def test_its_memory_is_an_episodes_own(recipe):
+    """A window at once is the same as step by step, and nothing is left of an episode once another begins."""
+    torch.manual_seed(0)
+    agent = recipe.Agent(3, 2, 8, True)
+    inputs, hidden = torch.randn(12, 4, 6), torch.randn(1, 4, 8)
+    starts = (torch.rand(12, 4) < 0.2).float()
+    assert starts[1:].any()
+    actions, values, last = agent(inputs, starts, hidden)
+    carried = hidden
+    for t in range(12):
+        action, value, carried = agent(inputs[t : t + 1], starts[t : t + 1], carried)
+        torch.testing.assert_close(action.mean[0], actions.mean[t])
+        torch.testing.assert_close(value[0], values[t])
+    torch.testing.assert_close(carried, last)
+    begins = torch.zeros(12, 4)
+    begins[5] = 1
+    other = inputs.clone()
+    other[:5] += 1
+    for (left, right), same in zip(
+        pairs(agent, [inputs, other], begins, hidden), [False] * 5 + [True] * 7, strict=True
+    ):
+        assert torch.equal(left, right) == same
+
+
+def pairs(agent: Any, windows: Sequence[torch.Tensor], starts: torch.Tensor, hidden: torch.Tensor) -> Any:
+    """The values of two windows, step by step."""
+    left, right = (agent(window, starts, hidden)[1] for window in windows)
+    return zip(left, right, strict=True)
+
+
+def test_the_memoryless_agent_sees_the_observation_alone(recipe):
+    agent = recipe.Agent(3, 2, 8, False)
+    inputs = torch.randn(5, 4, 6)
+    other = inputs.clone()
+    other[..., 3:] += 1
+    other[:3] += 1
+    left, right = (agent(each, torch.zeros(5, 4), torch.zeros(1, 4, 8))[1] for each in (inputs, other))
+    assert torch.equal(left[3:], right[3:])
+    assert not torch.equal(left[:3], right[:3])
+
+
+def test_inputs_at_a_time_limit_are_those_before_the_reset(recipe):
+    """What the value of a truncated episode is asked of: its last observation, after its last action and reward."""
+    settings = recipe.parsed(["--env-options", '{"max_episode_steps": 2}'])
+    episodes = recipe.Episodes(settings, 3, 0, None, None)
+    action = np.array([[0.5, -2.0]] * 3)
+    episodes.step(action)
+    reward, terminated, truncated, after, returns = episodes.step(action)
+    assert truncated.all()
+    assert not terminated.any()
+    assert len(returns) == 3
+    np.testing.assert_allclose(after[:, 4:6], [[0.5, -1.0]] * 3)
+    np.testing.assert_allclose(after[:, 6], reward, rtol=1e-6)
+    assert (after[:, :4] != episodes.seen[0, :, :4]).any()
+    assert not episodes.seen[0, :, 4:].any()
+    assert episodes.starts.all()
