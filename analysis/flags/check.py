@@ -29,9 +29,9 @@ class CheckConfig:
     candidates: Count = 1
     """How many checkpoints, runs or rollout lengths you check to take the best, >= 1: each gets that share of the error
     probability."""
-    rollout_length: Steps | None = None
-    """k of the branched returns that are held against the bounds, >= 1; the run's own when not given. A policy trained
-    with long rollouts may be certified with short ones, which lose less."""
+    rollout_length: Steps = 1
+    """k of the branched returns that are held against the bounds, >= 1. However long the rollouts of the training were,
+    every discrepancy is smallest at 1."""
     seed: Seed = 0
     """Seed of the fresh episodes."""
     trust_env: bool = False

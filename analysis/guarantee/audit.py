@@ -28,7 +28,7 @@ def audit(config: CheckConfig) -> Guarantee | Uncertifiable:
         ValueError: when the run directory or its checkpoint cannot be read.
     """
     subject = Subject.restored(config.run_dir, trust_env=config.trust_env)
-    subject = dataclasses.replace(subject, rollout_length=config.rollout_length or subject.rollout_length)
+    subject = dataclasses.replace(subject, rollout_length=config.rollout_length)
     shared = 1 - (1 - config.confidence) / config.candidates
     seeds = environment_seeds(Purpose.GUARANTEE, config.seed, count=2)
     generator = torch_generator(Purpose.GUARANTEE, config.seed)

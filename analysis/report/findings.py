@@ -16,7 +16,6 @@ from analysis.guarantee.guarantee import Guarantee, Uncertifiable
 from analysis.guarantee.subject import ReturnRange, Subject
 from analysis.guarantee.surrogates import surrogates
 from analysis.guarantee.verdicts import Verdicts, reward_max_of, theorem_4
-from m3po.config import Config
 from m3po.runs.run_directory import RunDirectory
 from m3po.seeds import Purpose, environment_seeds, torch_generator
 
@@ -100,7 +99,7 @@ def surrogates_of(subject: Subject, guarantee: Guarantee) -> dict[str, Any]:
 
 
 def through_training(
-    rows: list[dict[str, Any]], returns: ReturnRange, config: Config, *, moved: bool
+    rows: list[dict[str, Any]], returns: ReturnRange, rollout_length: int, *, moved: bool
 ) -> dict[str, Array]:
     """Discrepancies at each epoch's logged errors: "step" [E], and every bound and "certificate" -> [E].
 
@@ -112,7 +111,6 @@ def through_training(
     for row in rows:
         if not row.keys() >= {"eps_m_profile_upper", "policy_divergence_upper", "eps_pi_sample_max"}:
             continue
-        length = row.get("rollout_length", config.rollout_length_at(row["step"]))
         curves["step"].append(row["step"])
         error = np.array(row["eps_m_profile_upper"])
         divergence = np.array(row["policy_divergence_upper"]) if moved else np.zeros(len(error))
@@ -121,7 +119,7 @@ def through_training(
             divergence,
             discount=returns.discount,
             reward_range=returns.reward_range,
-            rollout_length=length,
+            rollout_length=rollout_length,
             tail="absorbing",
         )
         curves.setdefault("certificate", []).append(certificate.value)
@@ -132,7 +130,7 @@ def through_training(
                 discount=returns.discount,
                 model_error=float(error[:-1].max(initial=0.0)),
                 policy_divergence=row["eps_pi_sample_max"] if moved else 0.0,
-                rollout_length=length,
+                rollout_length=rollout_length,
                 reward_max=reward_max_of(bound.name, returns.reward_low, returns.reward_high),
             )
             curves.setdefault(bound.name, []).append(float(value))

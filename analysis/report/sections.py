@@ -119,7 +119,7 @@ def bounds_through_training(guarantee: Guarantee, rows: list[dict[str, Any]], co
          "Model error and policy divergence: the same data, asked about the policy that the epoch’s updates made of "
          "it. The bounds take ε_π at its sample maximum, a lower estimate, so only the certificate is certified."),
     ):  # fmt: skip
-        curves = through_training(rows, guarantee.returns, config, moved=moved)
+        curves = through_training(rows, guarantee.returns, guarantee.rollout_length, moved=moved)
         if len(curves["step"]) == 0:
             return []
         final = next((row for row in part.bounds if row.scheme == "branched"), part.certificate)

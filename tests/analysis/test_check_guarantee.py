@@ -18,6 +18,7 @@ from analysis.diagnostics.intervals import Ends
 from analysis.guarantee import estimates
 from analysis.guarantee.audit import CheckConfig, audit, check
 from analysis.guarantee.guarantee import Guarantee
+from analysis.guarantee.subject import Subject
 from analysis.guarantee.verdicts import gap_of, verdict_on
 from bounds.confidence import Interval
 from m3po.agents.m3po import M3PO
@@ -224,6 +225,11 @@ def test_another_rollout_length_may_be_certified_than_the_run_was_trained_with(t
     """Same episodes, so the same errors and the same true return; longer branches lose more and are other returns."""
     longer = check(CheckConfig(run_dir=tiny_run, episodes=report["episodes"], rollout_length=3, figure=None))
     assert (report["k"], longer["k"]) == (1, 3)
+    subject = Subject.restored(tiny_run)
+    of_long_rollouts = dataclasses.replace(subject, rollout_length=5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Subject, "restored", lambda *args, **kwargs: of_long_rollouts)
+        assert check(CheckConfig(run_dir=tiny_run, episodes=5))["k"] == 1
     assert longer["true_return"] == report["true_return"]
     part, other = longer["data_policies"]["current"], report["data_policies"]["current"]
     assert part["eps_m"] == other["eps_m"]

@@ -95,7 +95,8 @@ def test_the_presets_are_the_runs_that_they_are_named_after() -> None:
     """The demo's and, number by number, those of section 7 and of MBPO."""
     demo = Config.preset("demo", run_dir=Path("demo/run"))
     of_the_demo = DemoConfig().training(resume=False)
-    assert demo == dataclasses.replace(of_the_demo, seeds=None) == Config(run_dir=Path("demo/run"), device="cpu")
+    assert demo == dataclasses.replace(of_the_demo, seeds=None)
+    assert demo == Config(run_dir=Path("demo/run"), device="cpu", rollout_length=5)
     paper = dataclasses.asdict(Config.preset("paper", run_dir=Path("r")))
     expected = {
         "total_steps": 200_000, "epoch_steps": 1000, "evaluation_episodes": 50, "rollout_length": 1,
