@@ -47,7 +47,7 @@ def commands_of(code: list[str]) -> list[tuple[str, list[str]]]:
         for module, rest in re.findall(r"python -m ([\w.]+)([^;&|#]*)", line):
             if module.partition(".")[0] in PACKAGES:
                 found.append((module, flags_in(rest)))
-        for words in re.findall(r"(?:^|\$ |[;&|] )m3po ([a-z][^;&|#]*)", line):
+        for words in re.findall(r"(?:^|\$ |[;&|] |\bdo |[A-Z]=\d+ )m3po ([a-z][^;&|#]*)", line.lstrip()):
             if not words.startswith("completion "):
                 command, *_ = launcher.chosen(words.split())
                 found.append((command.module.removesuffix(".__main__"), flags_in(words)))
@@ -178,10 +178,13 @@ def test_commands_are_found_in_text() -> None:
         "Text `python -m analysis.certify FILE --json` and\n\n```\nfor s in 0; do python -m m3po.train --seed $s \\\n"
     )
     page += "    --run-dir r; done\npython -m pip install --upgrade x\n$ python -m a.b\n```\nand `--from-\nhere`\n"
-    page += "`m3po explore`, `m3po/Ant` and\n```\n$ m3po bounds compare --k 1\n. x && m3po completion bash\n```\n"
+    page += "`m3po explore`, `m3po/Ant` and\n```\n$ m3po bounds compare --k 1\n. x && m3po completion bash\n"
+    page += "for s in 0; do m3po render r --seed $s; done\n  OMP_NUM_THREADS=1 m3po check r --json\n```\n"
     assert commands_of(code_of(page)) == [
         ("m3po.train", ["--seed", "--run-dir"]),
         ("analysis.compare_bounds", ["--k"]),
+        ("analysis.render", ["--seed"]),
+        ("analysis.check_guarantee", ["--json"]),
         ("analysis.certify", ["--json"]),
         ("analysis.explorer", []),
     ]
