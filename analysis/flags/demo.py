@@ -44,9 +44,11 @@ class DemoConfig:
     def plan(self) -> str:
         """What is trained, for people."""
         seeds, first = self.seeds, Config.initial_random_steps
-        named = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {', '.join(map(str, seeds))} side by side"
+        named, each = f"seed {seeds[0]}", ""
+        if len(seeds) > 1:
+            named, each = f"seeds {', '.join(map(str, seeds))} side by side", " each"
         return (
-            f"{named}: {self.total_steps} real steps each. The bar estimates the time that is left, too little in the "
+            f"{named}: {self.total_steps} real steps{each}. The bar estimates the time that is left, too little in the "
             f"first {first} steps, which are random"
         )
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 # Of the trivial gap, where the axis ends: larger discrepancies say nothing, by how much is not of interest.
-END = 1.3
+END = 1.7
 
 
 def draw(found: Guarantee) -> Figure:

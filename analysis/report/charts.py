@@ -169,7 +169,7 @@ def profile_chart(rows: Rows, name: str, upper: str, title: str, *, last: int | 
     if not found:
         return None
     figure, axes = chart()
-    shades = ("#9ecae1", "#4a98c9", "#08519c") if len(found) == 3 else ("#4a98c9", "#08519c")[-len(found) :]
+    shades = ("#9ecae1", "#4a98c9", INK)[-len(found) :]
     for (step, values), colour in zip(found, shades, strict=True):
         axes.plot(values[:last], color=colour, label=f"after {step} steps")
     ends = profiles(rows, upper)
