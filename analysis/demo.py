@@ -81,6 +81,8 @@ def checked(config: DemoConfig, directories: Sequence[RunDirectory]) -> list[Che
 def main(config: DemoConfig) -> int:
     began = time.monotonic()
     torch.set_num_threads(1)
+    if config.out.exists() and not config.out.is_dir():
+        raise ValueError(f"--out must be a directory, got the file {config.out}")
     config.out.mkdir(parents=True, exist_ok=True)
     outputs = outputs_of(config)
     print("1/3 comparing the bounds", file=sys.stderr)

@@ -15,6 +15,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -240,7 +241,15 @@ def parsed(arguments: Sequence[str] | None = None) -> Settings:
     for each in fields(Settings):
         kind: Any = {"action": "store_true"} if each.default is False else {"type": type(each.default)}
         parser.add_argument(f"--{each.name.replace('_', '-')}", default=each.default, **kind)
-    return Settings(**vars(parser.parse_args(arguments)))
+    settings = Settings(**vars(parser.parse_args(arguments)))
+    for name in ("total_steps", "num_envs", "num_steps", "epochs", "minibatches", "width", "evaluation_episodes"):
+        if getattr(settings, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} must be >= 1, got {getattr(settings, name)}")
+    if not Path(settings.csv).parent.is_dir():
+        parser.error(f"--csv: there is no directory {Path(settings.csv).parent}")
+    if settings.env_id not in gym.registry:
+        parser.error(f"--env-id: gymnasium knows no {settings.env_id!r}")
+    return settings
 
 
 if __name__ == "__main__":

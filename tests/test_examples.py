@@ -115,3 +115,19 @@ def test_inputs_at_a_time_limit_are_those_before_the_reset(recipe):
     assert (after[:, :4] != episodes.seen[0, :, :4]).any()
     assert not episodes.seen[0, :, 4:].any()
     assert episodes.starts.all()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--total-steps -5", "--total-steps must be >= 1, got -5"),
+        ("--width 0", "--width must be >= 1, got 0"),
+        ("--env-id m3po/Nope-v0", "--env-id: gymnasium knows no 'm3po/Nope-v0'"),
+        ("--csv nowhere/a.csv", "--csv: there is no directory nowhere"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_before_anything_starts(recipe, flags, words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        recipe.parsed(flags.split())
+    assert stop.value.code == 2
+    assert words in capsys.readouterr().err

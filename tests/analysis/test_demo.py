@@ -22,6 +22,7 @@ from m3po.train import train
 from tests.analysis.browser import browser, executable, the_answer_fits
 from tests.analysis.conftest import tiny_config
 from tests.analysis.test_report import record_in, synthetic, text_of
+from tests.command_errors import refusal
 
 EPISODES = 40
 
@@ -206,3 +207,9 @@ def test_the_page_fits_every_screen(two_seeds: Path, tmp_path: Path):
             window.open(window.evaluate(f"document.querySelector('a[href=\"{name}.html\"]').href"))
             assert window.evaluate("document.querySelector('h1') !== null")
         assert window.problems == []
+
+
+def test_a_file_is_no_directory(tmp_path: Path, capsys):
+    (tmp_path / "file").touch()
+    refused = refusal(demo.cli, ["--out", tmp_path / "file"], capsys)
+    assert f"--out must be a directory, got the file {tmp_path / 'file'}" in refused
