@@ -384,3 +384,24 @@ def test_the_code_that_makes_it_runs(page):
     names: dict[str, Any] = {}
     exec(code, names)
     assert names["env"].unwrapped.spec.id == make(page).spec.id
+
+
+def test_the_reference_returns_are_what_their_code_and_the_baselines_say() -> None:
+    overview, baselines = (ROOT / "docs" / "environments.md", (ROOT / "docs" / "baselines.md").read_text())
+    text = section(overview, "Reference returns")
+    (code,) = blocks(text)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    rows = {row[0]: row[1:] for row in tables(text)[0][1:]}
+    for name in ("SwitchingPointMass", "Walker2dRandomParams"):  # the quick ones
+        mean, error, steps = names["uniform_actions"](f"m3po/{name}-v0")
+        assert rows[name][:2] == [f"{mean:.2f} ± {error:.2f}", f"{steps:.0f}"]
+    assert len(rows) == len(PAGES)
+    for name, (_, _, _, *trained) in rows.items():
+        for algorithm, returns in zip(("M3PO", "L2A", "PEARL"), trained, strict=True):
+            if returns != "not run":
+                line = baselines.partition(f"`m3po/{name}-v0`")[2].partition(f"\n| {algorithm} |")[2].partition("\n")[0]
+                assert [float(each) for each in returns.split(", ")] == (
+                    [float(each) for each in re.findall(r"(-?\d+) ±", line)]
+                    or [float(each) for each in line.split("|")[-2].split(", ")]
+                ), (name, algorithm)
