@@ -120,11 +120,9 @@ def stacked(*heights: float) -> tuple[Figure, list[SubFigure]]:
     return figure, list(figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False).flat)
 
 
-def legend_below(axes: Axes, columns: int = 1, **options: Any) -> None:
+def legend_below(axes: Axes, columns: int = 1) -> None:
     """The legend under the axes and their label, off the data."""
-    axes.legend(
-        loc="upper center", bbox_to_anchor=(0.5, 0.0), borderaxespad=4.2, ncols=columns, columnspacing=1.2, **options
-    )
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0.0), borderaxespad=4.2, ncols=columns, columnspacing=1.2)
 
 
 def legend_of_all(panels: Sequence[Axes], columns: int = 3) -> None:

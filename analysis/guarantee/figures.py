@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from analysis.drawing.style import INK, TRIVIAL_COLOUR, legend_below, stacked
+from analysis.drawing.style import INK, TRIVIAL_COLOUR, figure_style, legend_below, stacked
 from analysis.guarantee.guarantee import Guarantee
 from analysis.runs.outputs import Output, files_of, mark_of
 
@@ -24,6 +24,7 @@ def draw(found: Guarantee) -> Figure:
     above, below = (part.subplots() for part in parts)
     draw_gaps(above, found)
     above.set_title("fresh data of the policy itself: " + found.verdict)
+    legend_below(above, columns=3)
     draw_profiles(below, found)
     below.set_title("measured error profiles")
     return figure
@@ -59,7 +60,6 @@ def draw_gaps(axes: Axes, found: Guarantee) -> None:
         axes.barh(0, 0, color=colours[verdict], alpha=0.35, label=f"discrepancy: {verdict}")
     axes.barh(0, 0, color=TRIVIAL_COLOUR, alpha=0.35, label="vacuous")
     axes.plot([], [], "o-", color=INK, lw=3, ms=4, label="measured gap")
-    legend_below(axes, columns=3)
 
 
 def draw_profiles(axes: Axes, found: Guarantee) -> None:
@@ -85,7 +85,5 @@ def figure_output(path: Path, run_dir: Path, *, overwrite: bool = False) -> Outp
 
 def write_figure(found: Guarantee, output: Output) -> None:
     """Draw and write it."""
-    from analysis.drawing.style import figure_style
-
     with figure_style():
         output.write_figure(draw(found))

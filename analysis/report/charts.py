@@ -107,10 +107,7 @@ def model_error_of_seeds(curves: Curves) -> Figure | None:
 
 
 def legend_of_figure(axes: Axes, columns: int = 2) -> None:
-    """The legend of the axes as one of the whole figure, which is wider than they are."""
-    ours = axes.get_legend()
-    assert ours is not None
-    ours.remove()
+    """A legend of the whole figure, which is wider than the axes."""
     figure: Any = axes.figure
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", fontsize=7.5, ncols=columns)
 

@@ -18,7 +18,7 @@ def draw(axes: Axes, config: CompareConfig) -> None:
     """Discrepancy against k for every bound of the catalogue; at or above the trivial one, a guarantee is vacuous."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-    from analysis.drawing.style import BOUND_COLOURS, BOUND_LABELS, INK, TRIVIAL_COLOUR, legend_below
+    from analysis.drawing.style import BOUND_COLOURS, BOUND_LABELS, INK, TRIVIAL_COLOUR
 
     last = max(50, *config.rollout_lengths)
     lengths = np.unique(np.round(np.geomspace(1, last, 200)).astype(np.int64))
@@ -72,14 +72,15 @@ def draw(axes: Axes, config: CompareConfig) -> None:
         f"$\\gamma={config.discount:.12g}$,  $\\epsilon_m={config.model_error:g}$,  "
         f"$\\epsilon_\\pi={config.policy_divergence:g}$,  {rewards}",
     )
-    legend_below(axes, columns=2)
 
 
 def write_figure(config: CompareConfig, output: Output) -> None:
     """Draw discrepancy against k; ValueError when the file cannot be written."""
-    from analysis.drawing.style import figure_style, page
+    from analysis.drawing.style import figure_style, legend_below, page
 
     with figure_style():
         figure = page(5.6)
-        draw(figure.subplots(), config)
+        axes = figure.subplots()
+        draw(axes, config)
+        legend_below(axes, columns=2)
         output.write_figure(figure)
