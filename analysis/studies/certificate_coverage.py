@@ -14,7 +14,6 @@ import tyro
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from analysis.drawing.style import legend_of_all, page
 from analysis.flags.figure_files import check_figure
 from analysis.guarantee.certification import certify
 from analysis.studies.known_processes import (
@@ -295,6 +294,8 @@ def record_of(coverage: Coverage, config: CertificateCoverageConfig) -> dict[str
 
 def draw_figure(coverage: Coverage) -> Figure:
     """Mean widths against the number of episodes: one panel per population, one line per method."""
+    from analysis.drawing.style import legend_of_all, page
+
     colours = {
         "Hoeffding": "#8a8a8a", "empirical Bernstein": "#e69f00", "betting": "#0072b2", "Clopper-Pearson": "#d55e00",
     }  # fmt: skip
