@@ -103,7 +103,7 @@ def test_the_memoryless_agent_sees_the_observation_alone(recipe):
 def test_inputs_at_a_time_limit_are_those_before_the_reset(recipe):
     """What the value of a truncated episode is asked of: its last observation, after its last action and reward."""
     settings = recipe.parsed(["--env-options", '{"max_episode_steps": 2}'])
-    episodes = recipe.Episodes(settings, 3, 0, None, None)
+    episodes = recipe.Episodes(settings, 3, 0, recipe.Scale(4), recipe.Scale(1))  # scales that learn nothing
     action = np.array([[0.5, -2.0]] * 3)
     episodes.step(action)
     reward, terminated, truncated, after, returns = episodes.step(action)
@@ -113,6 +113,8 @@ def test_inputs_at_a_time_limit_are_those_before_the_reset(recipe):
     np.testing.assert_allclose(after[:, 4:6], [[0.5, -1.0]] * 3)
     np.testing.assert_allclose(after[:, 6], reward, rtol=1e-6)
     assert (after[:, :4] != episodes.seen[0, :, :4]).any()
+    assert after[:, 2:4].all()  # moving
+    assert not episodes.seen[0, :, 2:4].any()  # at rest again
     assert not episodes.seen[0, :, 4:].any()
     assert episodes.starts.all()
 
