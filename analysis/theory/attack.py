@@ -23,7 +23,10 @@ def target_of(config: SearchConfig) -> Target:
     """
     names = (*(bound.name for bound in ALL_BOUNDS), *CERTIFICATES, *OVERLAPS)
     if config.bound not in names:
-        raise ValueError(f"--bound must be one of {', '.join(names)}, got {config.bound!r}")
+        raise ValueError(
+            f"--bound must be one of {', '.join(names)}, got {config.bound!r}; for one of your own see "
+            "docs/tutorials/break_a_bound.md"
+        )
     if config.bound in OVERLAPS:
         times = 1 + (config.horizon or OverlapTarget.longest_episode)
         if (config.states * config.actions) ** times > LARGEST_COUNT:

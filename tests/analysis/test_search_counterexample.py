@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -215,3 +216,12 @@ def test_bad_flags_exit_2_with_one_line(capsys, arguments, value):
 def test_the_configuration_is_checked_without_a_command_line():
     with pytest.raises(ValueError, match=r"--gamma must be in \[0, 1\), got 1.0"):
         SearchConfig(bound="m3po-th1", discount=1.0)
+
+
+def test_who_names_an_unknown_bound_is_told_the_known_ones_and_where_to_attack_an_own(capsys):
+    code, _, err = run_cli(capsys, "--bound", "mine", "--gamma", "0.9")
+    assert code == 2
+    assert "optimal-branched" in err
+    assert "got 'mine'" in err
+    page = err.split()[-1]
+    assert "BoundTarget(" in (Path(__file__).parents[2] / page).read_text()
