@@ -238,6 +238,12 @@ GROUPS = (
                 "--num-envs 8",
             ),
             Command(
+                "task-in-encodings", "analysis.task_in_encodings",
+                "analysis.task_in_encodings:TaskInEncodingsConfig",
+                "Measure whether a policy's encodings hold the hidden task.",
+                "runs/m3po --episodes 20",
+            ),
+            Command(
                 "interval-coverage", "analysis.interval_coverage",
                 "analysis.studies.interval_coverage:IntervalCoverageConfig",
                 "Measure how often intervals over seeds hold the truth.",

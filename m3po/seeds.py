@@ -53,6 +53,8 @@ class Purpose(IntEnum):
     """What the model of m3po.load draws."""
     COLLECTED = 14
     """analysis.collecting. Place: 0 for the episodes, 1 for the actions, 2 for the rollouts in a model."""
+    TASK_IN_ENCODINGS = 15
+    """analysis.task_in_encodings."""
 
 
 TRAINING = (Purpose.TRAINING_EPISODE, Purpose.TRAINING_MEASUREMENT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import inspect
 import re
 from pathlib import Path
@@ -397,7 +398,16 @@ def test_the_reference_returns_are_what_their_code_and_the_baselines_say() -> No
         mean, error, steps = names["uniform_actions"](f"m3po/{name}-v0")
         assert rows[name][:2] == [f"{mean:.2f} ± {error:.2f}", f"{steps:.0f}"]
     assert len(rows) == len(PAGES)
-    for name, (_, _, _, *trained) in rows.items():
+    with (ROOT / "paper_figures" / "data" / "reference_returns_sb3.csv").open() as file:
+        peers = list(csv.DictReader(file))
+    assert {row["algorithm"] for row in peers} == {"sac"}
+    for name, (_, _, samples, *trained, hidden, shown) in rows.items():
+        for task, returns in (("hidden", hidden), ("shown", shown)):
+            found = [row for row in peers if (row["env_id"], row["task"]) == (f"m3po/{name}-v0", task)]
+            assert {row["total_steps"] for row in found} <= {samples.replace(",", "")}
+            cells = [float(row["return"]) for row in sorted(found, key=lambda row: int(row["seed"]))]
+            printed = [f"{each:.0f}" if abs(each) >= 100 else f"{each:.1f}" for each in cells]
+            assert returns == (", ".join(printed) or "not run")
         for algorithm, returns in zip(("M3PO", "L2A", "PEARL"), trained, strict=True):
             if returns != "not run":
                 line = baselines.partition(f"`m3po/{name}-v0`")[2].partition(f"\n| {algorithm} |")[2].partition("\n")[0]

@@ -18,15 +18,19 @@ from tests.m3po.envs.test_conformance import POINT_MASS, every_environment
 from tests.tutorial_page import ROOT
 
 
-@pytest.fixture(scope="module")
-def recipe() -> Any:
-    spec = importlib.util.spec_from_file_location("ppo_gru", ROOT / "examples" / "ppo_gru.py")
+def module_of(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["ppo_gru"] = module
+    sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def recipe() -> Any:
+    return module_of("ppo_gru")
 
 
 def tiny(recipe: Any, path: Path, *flags: str) -> list[dict[str, Any]]:
@@ -133,3 +137,38 @@ def test_what_cannot_be_run_is_refused_before_anything_starts(recipe, flags, wor
         recipe.parsed(flags.split())
     assert stop.value.code == 2
     assert words in capsys.readouterr().err
+
+
+@pytest.fixture
+def peers() -> Any:
+    pytest.importorskip("stable_baselines3")
+    pytest.importorskip("sb3_contrib")
+    return module_of("sb3_reference")
+
+
+def test_the_peers_are_trained_as_asked_and_only_once(peers, tmp_path, capsys):
+    out = tmp_path / "sb3.csv"
+
+    def rows(*flags: str) -> list[dict[str, str]]:
+        peers.main(["--total-steps", "110", "--evaluation-episodes", "2", "--csv", str(out), *flags])
+        with out.open() as file:
+            return list(csv.DictReader(file))
+
+    (hidden,) = rows("--seeds", "0")
+    assert (hidden["algorithm"], hidden["task"], hidden["samples"]) == ("sac", "hidden", "110")
+    again, other = rows("--seeds", "0", "1")
+    assert again == hidden
+    assert "has seed 0 already" in capsys.readouterr().err
+    shown, recurrent = rows("--seeds", "0", "--show-task", "--algorithm", "recurrent-ppo")[1:]
+    assert other["seed"] == "1"
+    assert (shown, recurrent["task"], recurrent["algorithm"]) == (other, "shown", "recurrent-ppo")
+    assert recurrent["samples"] == "128"  # a whole batch
+    assert len({row["return"] for row in (hidden, other, recurrent)}) == 3
+
+
+def test_the_peers_refuse_what_cannot_be(peers, capsys):
+    for flags in (["--total-steps", "1"], ["--evaluation-episodes", "0"]):
+        with pytest.raises(SystemExit) as stop:
+            peers.main(flags)
+        assert stop.value.code == 2
+        assert f"{flags[0]} must be >= 2, got {flags[1]}" in capsys.readouterr().err

@@ -27,6 +27,7 @@ PLACES: dict[Purpose, list[tuple[int, ...]]] = {
     Purpose.NOISE_LEVEL: list(itertools.product((0, 1), (0, 1, 2, 100_000))),
     Purpose.NOISE_FREE: [()],
     Purpose.EVALUATION: [()],
+    Purpose.TASK_IN_ENCODINGS: [()],
     Purpose.NEW_GENERATOR: [(each,) for each in (0, 1, 60)],
     Purpose.RESERVED_EPISODES: [(each,) for each in (0, 1, 60)],
     Purpose.POLICY_LIMIT: [(each,) for each in (0, 1, 60)],
