@@ -163,7 +163,9 @@ def test_the_peers_are_trained_as_asked_and_only_once(peers, tmp_path, capsys):
     assert other["seed"] == "1"
     assert (shown, recurrent["task"], recurrent["algorithm"]) == (other, "shown", "recurrent-ppo")
     assert recurrent["samples"] == "128"  # a whole batch
-    assert len({row["return"] for row in (hidden, other, recurrent)}) == 3
+    told = rows("--seeds", "0", "--show-task")[-1]
+    assert (told["algorithm"], told["task"], told["seed"]) == ("sac", "shown", "0")
+    assert len({row["return"] for row in (hidden, other, recurrent, told)}) == 4
 
 
 def test_the_peers_refuse_what_cannot_be(peers, capsys):

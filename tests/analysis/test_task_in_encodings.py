@@ -7,8 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from analysis.task_in_encodings import cli, named
+from analysis.guarantee.subject import Subject
+from analysis.task_in_encodings import cli, measure, named
+from m3po.errors import EncodedTrajectories
 
 
 def steps_of_three_tasks(episodes: int = 12, steps: int = 50) -> tuple[np.ndarray, np.ndarray]:
@@ -32,12 +35,13 @@ def test_what_is_there_is_read_and_noise_is_not():
 
 
 def test_what_is_not_valid_neither_fits_nor_counts():
-    tasks, noise = steps_of_three_tasks()
+    tasks, _ = steps_of_three_tasks()
     valid = np.ones_like(tasks, dtype=bool)
-    valid[:, 30:] = False
+    valid[:, 20:] = False
     told = np.stack([tasks == 2, tasks == 9], axis=-1) * 1.0
-    told[:, 30:] = noise[:, 30:, None]
+    told[:, 20:] = told[:, 20:, ::-1]
     assert named(told, tasks, valid).mean == 1.0
+    assert named(told, tasks, np.ones_like(valid)).mean < 0.9
 
 
 def test_the_readout_is_judged_on_episodes_that_did_not_fit_it():
@@ -67,6 +71,20 @@ def test_the_command_tells_of_a_run(tiny_run: Path, capsys):
         assert line.split("+-")[0].split() == [*name.split(), f"{share['mean']:.3f}"]
     again = json.loads(printed(capsys, str(tiny_run), "--episodes", "8", "--seed", "1", "--json"))
     assert again["shares"] != record["shares"]
+
+
+def test_each_share_is_that_of_its_part_of_the_features(tiny_run: Path):
+    subject = Subject.restored(tiny_run).on_own_data()
+    trajectories = subject.episodes(8, seed=3, generator=torch.Generator().manual_seed(0))
+    encoder, (tasks, valid) = subject.policy.encoder, (trajectories.tasks, trajectories.valid)
+    shares = measure(encoder, trajectories)
+    kinds, counts = np.unique(tasks[::2][valid[::2]], return_counts=True)
+    assert shares["the commonest"].mean == pytest.approx((tasks[1::2] == kinds[counts.argmax()])[valid[1::2]].mean())
+    data = EncodedTrajectories.of(trajectories, encoder.history_length, torch.device("cpu"))
+    features = data.features(encoder).double().numpy().reshape(*tasks.shape, -1)
+    size = trajectories.observations.shape[-1]
+    for name, part in (("observation", slice(size)), ("encoding", slice(size, None)), ("both", slice(None))):
+        assert shares[name] == named(features[..., part], tasks, valid)
 
 
 def test_wrong_values_are_named(tiny_run: Path, tmp_path: Path, capsys):
