@@ -49,6 +49,16 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     for name in ("total_steps", "evaluation_episodes"):
         if getattr(flags, name) < 2:
             parser.error(f"--{name.replace('_', '-')} must be >= 2, got {getattr(flags, name)}")
+    if min(flags.seeds) < 0:
+        parser.error(f"--seeds must be >= 0, got {min(flags.seeds)}")
+    if not flags.csv.absolute().parent.is_dir():
+        parser.error(f"--csv: there is no directory {flags.csv.absolute().parent}")
+    if flags.csv.exists() and flags.csv.read_text().partition("\n")[0] != ",".join(COLUMNS):
+        parser.error(f"--csv: {flags.csv} is not of this command, and would be overwritten")
+    try:
+        gym.make(flags.env_id, observe_task=flags.show_task).close()
+    except (gym.error.Error, TypeError) as error:
+        parser.error(f"--env-id {flags.env_id}: {error}")
     return flags
 
 

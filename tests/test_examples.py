@@ -168,9 +168,20 @@ def test_the_peers_are_trained_as_asked_and_only_once(peers, tmp_path, capsys):
     assert len({row["return"] for row in (hidden, other, recurrent, told)}) == 4
 
 
-def test_the_peers_refuse_what_cannot_be(peers, capsys):
-    for flags in (["--total-steps", "1"], ["--evaluation-episodes", "0"]):
-        with pytest.raises(SystemExit) as stop:
-            peers.main(flags)
-        assert stop.value.code == 2
-        assert f"{flags[0]} must be >= 2, got {flags[1]}" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--total-steps", "1"], "--total-steps must be >= 2, got 1"),
+        (["--evaluation-episodes", "0"], "--evaluation-episodes must be >= 2, got 0"),
+        (["--seeds", "0", "-1"], "--seeds must be >= 0, got -1"),
+        (["--csv", "nowhere/sb3.csv"], "--csv: there is no directory"),
+        (["--csv", __file__], "is not of this command"),
+        (["--env-id", "m3po/Nope-v0"], "--env-id m3po/Nope-v0: "),
+        (["--env-id", "Pendulum-v1"], "--env-id Pendulum-v1: "),
+    ],
+)
+def test_the_peers_refuse_what_cannot_be(flags, named, peers, capsys):
+    with pytest.raises(SystemExit) as stop:
+        peers.main(flags)
+    assert stop.value.code == 2
+    assert named in capsys.readouterr().err
