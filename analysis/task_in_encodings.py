@@ -18,6 +18,8 @@ import tyro
 from numpy.typing import NDArray
 
 from analysis.guarantee.subject import Subject
+from analysis.runs.over_seeds import mean_and_error
+from m3po.agents.measuring import MOST_TASKS
 from m3po.command_line import json_of, run
 from m3po.episodes import Trajectories
 from m3po.errors import EncodedTrajectories
@@ -26,7 +28,8 @@ from m3po.networks.context_encoder import ContextEncoder
 from m3po.runs.terminal import shown
 from m3po.seeds import Purpose, environment_seeds, torch_generator
 
-MOST_TASKS = 20
+# lambda of the readout's ridge regression, on inputs of variance 1.
+PENALTY = 1.0
 
 
 @dataclass(frozen=True)
@@ -56,24 +59,22 @@ class Share:
     error: float
 
 
-def named(
-    features: NDArray[np.float64], tasks: NDArray[np.int64], valid: NDArray[np.bool_], *, penalty: float = 1.0
-) -> Share:
+def named(features: NDArray[np.float64], tasks: NDArray[np.int64], valid: NDArray[np.bool_]) -> Share:
     """How often the linear readout of every other episode names the task of the steps of the rest.
 
     Ridge regression on one indicator per task; the largest names it. Shapes [N, H, F], [N, H], [N, H].
     """
     fitted = np.zeros_like(valid)
     fitted[::2] = valid[::2]
-    kinds, places = np.unique(tasks, return_inverse=True)
+    kinds = np.unique(tasks[valid])
     mean, scale = features[fitted].mean(axis=0), features[fitted].std(axis=0)
-    inputs = np.where(scale > 1e-9, (features - mean) / np.maximum(scale, 1e-9), 0.0)
+    inputs = (features - mean) / np.where(scale > 1e-9, scale, 1.0)
     inputs = np.concatenate([inputs, np.ones((*inputs.shape[:-1], 1))], axis=-1)
-    rows, indicators = inputs[fitted], np.eye(len(kinds))[places.reshape(tasks.shape)[fitted]]
-    weights = np.linalg.solve(rows.T @ rows + penalty * np.eye(rows.shape[1]), rows.T @ indicators)
+    rows, indicators = inputs[fitted], (tasks[fitted][:, None] == kinds) * 1.0
+    weights = np.linalg.solve(rows.T @ rows + PENALTY * np.eye(rows.shape[1]), rows.T @ indicators)
     right = kinds[(inputs @ weights).argmax(axis=-1)] == tasks
-    shares = [float(right[row][valid[row]].mean()) for row in range(1, len(valid), 2)]
-    return Share(float(np.mean(shares)), float(np.std(shares, ddof=1) / np.sqrt(len(shares))))
+    shares = [right[row][valid[row]].mean() for row in range(1, len(valid), 2)]
+    return Share(*mean_and_error(np.array(shares)))
 
 
 def measure(encoder: ContextEncoder, trajectories: Trajectories) -> dict[str, Share]:

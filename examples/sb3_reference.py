@@ -63,7 +63,7 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def trained_and_evaluated(flags: argparse.Namespace, seed: int) -> dict[str, Any]:
-    """A row of the CSV."""
+    """What a row of the CSV says beside its ``KEY``."""
 
     def make() -> gym.Env[Any, Any]:
         return gym.make(flags.env_id, observe_task=flags.show_task)
@@ -79,11 +79,6 @@ def trained_and_evaluated(flags: argparse.Namespace, seed: int) -> dict[str, Any
     )
     assert isinstance(returns, list)
     return {
-        "env_id": flags.env_id,
-        "algorithm": flags.algorithm,
-        "task": "shown" if flags.show_task else "hidden",
-        "total_steps": flags.total_steps,
-        "seed": seed,
         "samples": agent.num_timesteps,  # whole batches of PPO
         "episodes": len(returns),
         "return": round(float(np.mean(returns)), 2),
@@ -99,13 +94,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if flags.csv.exists():
         with flags.csv.open() as file:
             rows = list(csv.DictReader(file))
-    asked = (flags.env_id, flags.algorithm, "shown" if flags.show_task else "hidden", str(flags.total_steps))
+    task = "shown" if flags.show_task else "hidden"
     for seed in flags.seeds:
-        if any((*asked, str(seed)) == tuple(str(row[name]) for name in KEY) for row in rows):
+        key = dict(zip(KEY, (flags.env_id, flags.algorithm, task, str(flags.total_steps), str(seed)), strict=True))
+        if any(key.items() <= row.items() for row in rows):
             print(f"{flags.csv} has seed {seed} already", file=sys.stderr)
             continue
         print(f"seed {seed}: {flags.algorithm} on {flags.env_id}, {flags.total_steps} steps", file=sys.stderr)
-        rows.append(trained_and_evaluated(flags, seed))
+        rows.append(key | trained_and_evaluated(flags, seed))
         print(f"return {rows[-1]['return']} +- {rows[-1]['standard_error']}")
         with flags.csv.open("w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")

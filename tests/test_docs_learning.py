@@ -15,13 +15,18 @@ PAGE = (ROOT / "docs" / "learning.md").read_text()
 YARDSTICK = "real data only, 256 units, beta_1 = .5"
 
 
+def data(name: str) -> list[dict[str, str]]:
+    """The rows of a committed table, in the order of the seeds."""
+    with (ROOT / "paper_figures" / "data" / name).open() as file:
+        assert file.readline().startswith("#")
+        return sorted(csv.DictReader(file), key=lambda row: int(row["seed"]))
+
+
 def returns() -> dict[tuple[str, int], list[float]]:
     """By setting and samples, in the order of the seeds."""
     found = defaultdict(list)
-    with (ROOT / "paper_figures" / "data" / "learning_half_cheetah.csv").open() as file:
-        assert file.readline().startswith("#")
-        for row in sorted(csv.DictReader(file), key=lambda row: int(row["seed"])):
-            found[row["setting"], int(row["step"])].append(float(row["return"]))
+    for row in data("learning_half_cheetah.csv"):
+        found[row["setting"], int(row["step"])].append(float(row["return"]))
     return found
 
 
@@ -50,11 +55,9 @@ def test_the_means_on_the_page() -> None:
 def directions() -> dict[str, dict[int, list[tuple[float, float]]]]:
     """By setting and samples, the rewards per step in both tasks, in the order of the seeds."""
     found: dict[str, dict[int, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
-    with (ROOT / "paper_figures" / "data" / "learning_directions.csv").open() as file:
-        assert file.readline().startswith("#")
-        for row in sorted(csv.DictReader(file), key=lambda row: int(row["seed"])):
-            rewards = float(row["reward_in_task_0"]), float(row["reward_in_task_1"])
-            found[row["setting"]][int(row["step"])].append(rewards)
+    for row in data("learning_directions.csv"):
+        rewards = float(row["reward_in_task_0"]), float(row["reward_in_task_1"])
+        found[row["setting"]][int(row["step"])].append(rewards)
     return found
 
 
@@ -96,10 +99,8 @@ def test_the_rewards_in_both_directions_stand_in_the_table_and_in_the_conclusion
 
 def test_how_often_a_line_names_the_task() -> None:
     found: dict[str, list[dict[str, str]]] = defaultdict(list)
-    with (ROOT / "paper_figures" / "data" / "task_in_encodings.csv").open() as file:
-        assert file.readline().startswith("#")
-        for row in csv.DictReader(file):
-            found[row["trained_by"]].append(row)
+    for row in data("task_in_encodings.csv"):
+        found[row["trained_by"]].append(row)
     assert len(found) == 3
     for trained_by, rows in found.items():
         cells = [", ".join(f"{float(row[name]):.2f}" for row in rows) for name in ("observation", "encoding")]

@@ -1,4 +1,4 @@
-"""What several seeds say together."""
+"""What several seeds or episodes say together."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
+
+
+def mean_and_error(values: NDArray[np.float64]) -> tuple[float, float]:
+    """Mean of independent values and its standard error. Shape [N], N >= 2."""
+    return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))
 
 
 def student_interval(values: NDArray[np.float64], confidence: float = 0.95) -> tuple[Any, Any, Any]:

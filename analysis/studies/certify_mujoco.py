@@ -17,6 +17,7 @@ from tqdm import tqdm
 import m3po.envs  # noqa: F401 - registers the environments
 from analysis.guarantee.certification import Certification, certify
 from analysis.guarantee.evidence import Evidence
+from analysis.runs.over_seeds import mean_and_error
 from m3po.flag_checks import EpisodeCount, Items, Seed, Within, check_fields
 
 Array = NDArray[np.float64]
@@ -276,8 +277,7 @@ def measure(config: MujocoConfig) -> list[MujocoRow]:
                     report = certify(evidence)
                     fresh = episodes_of(environment, policy, config.truth_episodes, config.horizon, seeds, generator)
                     returns = fresh.rewards @ DISCOUNT ** np.arange(config.horizon)
-                    truth = (float(returns.mean()), float(returns.std(ddof=1) / np.sqrt(len(returns))))
-                    rows.append(MujocoRow(name, label, total_variation(evidence), truth, report))
+                    rows.append(MujocoRow(name, label, total_variation(evidence), mean_and_error(returns), report))
                     bar.update()
             finally:
                 environment.close()

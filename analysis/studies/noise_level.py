@@ -19,6 +19,7 @@ from tqdm import tqdm
 from analysis.guarantee.estimates import STATEMENTS, Estimates, measure, return_interval
 from analysis.guarantee.subject import Subject
 from analysis.guarantee.verdicts import certificate_of, theorem_4
+from analysis.runs.over_seeds import mean_and_error
 from analysis.runs.resumable_table import ResumableTable, settings_of
 from m3po.agents.m3po import M3PO
 from m3po.agents.model_training import train_model
@@ -197,11 +198,6 @@ def median_bias(model: EnsembleModel, dynamics: SimulatedDynamics, episodes: Tra
     true = dynamics.mean(episodes.observations[:, :-1], episodes.actions.astype(np.float64), episodes.tasks)
     scaled = (predicted - true.reshape(-1, size)) / dynamics.process_noise
     return float(np.median(np.linalg.norm(scaled, axis=1)))
-
-
-def mean_and_error(returns: Array) -> tuple[float, float]:
-    """Mean and its standard error."""
-    return float(returns.mean()), float(returns.std(ddof=1) / np.sqrt(len(returns)))
 
 
 def level_rows(
