@@ -33,6 +33,14 @@ def recipe() -> Any:
     return module_of("ppo_gru")
 
 
+def refuse(example: Any, flags: Sequence[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """An example does not take these flags, and says so in these words, before anything starts."""
+    with pytest.raises(SystemExit) as stop:
+        example.parsed(flags)
+    assert stop.value.code == 2
+    assert words in capsys.readouterr().err
+
+
 def tiny(recipe: Any, path: Path, *flags: str) -> list[dict[str, Any]]:
     """Three collections of three episodes at a time, which end after 20 steps, and an evaluation of four."""
     sizes = shlex.split("--total-steps 270 --num-envs 3 --num-steps 30 --epochs 2 --evaluation-episodes 4 --width 8")
@@ -133,10 +141,7 @@ def test_inputs_at_a_time_limit_are_those_before_the_reset(recipe):
     ],
 )
 def test_what_cannot_be_run_is_refused_before_anything_starts(recipe, flags, words, capsys):
-    with pytest.raises(SystemExit) as stop:
-        recipe.parsed(flags.split())
-    assert stop.value.code == 2
-    assert words in capsys.readouterr().err
+    refuse(recipe, flags.split(), words, capsys)
 
 
 @pytest.fixture
@@ -181,7 +186,4 @@ def test_the_peers_are_trained_as_asked_and_only_once(peers, tmp_path, capsys):
     ],
 )
 def test_the_peers_refuse_what_cannot_be(flags, named, peers, capsys):
-    with pytest.raises(SystemExit) as stop:
-        peers.main(flags)
-    assert stop.value.code == 2
-    assert named in capsys.readouterr().err
+    refuse(peers, flags, named, capsys)
